@@ -1,0 +1,105 @@
+#include <cstdio>
+#include <cstring>
+
+#include "api/check.h"
+
+namespace regard {
+namespace {
+
+thread_local char last_error[512] = "";
+constexpr int kAbiVersion = 0;
+
+const char* joined(const std::vector<const Kernels*>& sets) {
+  thread_local std::string names;
+  names.clear();
+  for (const Kernels* set : sets) names += (names.empty() ? "" : " ") + std::string(set->name);
+  return names.c_str();
+}
+
+// SplitMix64 (Steele, Lea and Flood 2014): spreads (seed, step, site) over the key.
+uint64_t mix(uint64_t x) {
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+}  // namespace
+
+regard_status fail(regard_status status, const char* message) noexcept {
+  std::snprintf(last_error, sizeof last_error, "%s", message);
+  return status;
+}
+
+void invalid(const char* name, const std::string& expected, const std::string& got) {
+  throw std::invalid_argument(std::string(name) + ": expected " + expected + ", got " + got);
+}
+
+void check_offsets(const int64_t* offsets, int64_t n, const char* name) {
+  require(offsets, name);
+  if (offsets[0] != 0) invalid(name, "to start with 0", std::to_string(offsets[0]));
+  for (int64_t i = 0; i < n; ++i)
+    if (offsets[i + 1] < offsets[i])
+      invalid(name, "offsets that never fall",
+              std::to_string(offsets[i]) + " before " + std::to_string(offsets[i + 1]) + " at " + std::to_string(i));
+}
+
+void check_ids(const int32_t* ids, int64_t n, int64_t n_ids, const char* name) {
+  require(ids, name, n);
+  for (int64_t i = 0; i < n; ++i)
+    if (ids[i] < 0 || ids[i] >= n_ids)
+      invalid(name, "rows from 0 to " + std::to_string(n_ids - 1),
+              std::to_string(ids[i]) + " at place " + std::to_string(i));
+}
+
+Dropout make_dropout(const regard_dropout& d) {
+  if (!(d.p >= 0.0 && d.p < 1.0)) invalid("dropout", "a rate from 0 to below 1", std::to_string(d.p));
+  const uint64_t key = mix(mix(mix(d.seed) ^ d.step) ^ d.site);
+  return {static_cast<uint32_t>(d.p * 4294967296.0),
+          static_cast<float>(1.0 / (1.0 - d.p)),
+          {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)}};
+}
+
+Activation make_activation(int code) {
+  if (code < kIdentity || code > kGelu) invalid("activation", "0 (none), 1 (relu) or 2 (gelu)", std::to_string(code));
+  return static_cast<Activation>(code);
+}
+
+}  // namespace regard
+
+using namespace regard;
+
+extern "C" {
+
+const char* regard_last_error(void) { return last_error; }
+const char* regard_version(void) { return REGARD_VERSION; }
+const char* regard_compiler(void) { return REGARD_COMPILER; }
+int regard_abi_version(void) { return kAbiVersion; }
+
+const char* regard_isa(void) {
+  const char* name = nullptr;
+  guarded([&] { name = kernels().name; });
+  return name;
+}
+const char* regard_isa_built(void) { return joined(built_kernels()); }
+const char* regard_isa_available(void) { return joined(available_kernels()); }
+
+regard_status regard_set_isa(const char* name) {
+  const regard_status status = guarded([&] {
+    require(name, "name");
+    set_kernels(name);
+  });
+  return status == REGARD_INVALID_ARGUMENT && name != nullptr ? REGARD_UNAVAILABLE : status;
+}
+
+int regard_num_threads(void) { return thread_count(); }
+const char* regard_num_threads_reason(void) {
+  thread_local std::string reason;
+  reason = thread_count_reason();
+  return reason.c_str();
+}
+regard_status regard_set_num_threads(int n) {
+  return guarded([&] { set_thread_count(n); });
+}
+
+}  // extern "C"

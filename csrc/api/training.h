@@ -1,0 +1,74 @@
+// The C functions behind the Python module that are no public ABI: training kernels. Same rules as regard.h: everything
+// is checked, errors come back as a status, no exception leaves. Gradients are added into the arrays that are given.
+#pragma once
+#include "regard.h"
+
+extern "C" {
+
+typedef struct regard_dropout {  // p in [0, 1); an element's fate depends on (seed, step, site) and its place alone
+  double p;
+  uint64_t seed, step, site;
+} regard_dropout;
+
+typedef struct regard_attention_training {
+  regard_attention base;
+  const regard_dropout* dropout;  // on the weights, or NULL
+  float* weights;                 // forward, or NULL: blocks of (n_heads, n_q, n_k), one sequence after another
+  const float* dout;              // backward
+  float *dq, *dk, *dv, *dbias;    // dbias (n_heads, bias_len) or NULL
+} regard_attention_training;
+
+typedef struct regard_cross_entropy {
+  const float* h;             // (n, dim)
+  const float* item_vectors;  // (n_items, dim)
+  const int32_t* targets;     // (n)
+  const float* row_weights;   // (n) or NULL: all 1
+  int64_t n, n_items, dim;
+  double* lse;  // (n)
+  double loss;  // out: weighted mean; 0 where the weights sum to 0
+  double dloss;
+  float *dh, *ditem_vectors;
+} regard_cross_entropy;
+
+REGARD_API regard_status regard_attention_training_forward(const regard_attention_training*);
+REGARD_API regard_status regard_attention_training_backward(const regard_attention_training*);
+
+REGARD_API regard_status regard_cross_entropy_forward(regard_cross_entropy*);
+REGARD_API regard_status regard_cross_entropy_backward(regard_cross_entropy*);
+REGARD_API regard_status regard_cross_entropy_value_and_grad(regard_cross_entropy*);
+
+// above, equal: per target, without denied items and the target itself. Offsets (n + 1).
+REGARD_API regard_status regard_rank_counts(const float* h, const float* item_vectors, int64_t n, int64_t n_items,
+                                            int64_t dim, const int64_t* target_offsets, const int32_t* targets,
+                                            const int64_t* deny_offsets, const int32_t* deny, int64_t* above,
+                                            int64_t* equal);
+
+// activation: 0 none, 1 relu, 2 gelu
+REGARD_API regard_status regard_linear_forward(const float* x, const float* weight, const float* bias, int64_t n,
+                                               int64_t n_in, int64_t n_out, int activation, float* pre, float* y);
+REGARD_API regard_status regard_linear_backward(const float* dy, const float* x, const float* weight, int64_t n,
+                                                int64_t n_in, int64_t n_out, float* dx, float* dweight, float* dbias);
+REGARD_API regard_status regard_activation_forward(int activation, const float* x, int64_t n, float* y);
+REGARD_API regard_status regard_activation_backward(int activation, const float* dy, const float* x, int64_t n,
+                                                    float* dx);
+REGARD_API regard_status regard_layer_norm_forward(const float* x, const float* weight, const float* bias, double eps,
+                                                   int64_t n, int64_t dim, float* y, float* mean, float* rstd);
+REGARD_API regard_status regard_layer_norm_backward(const float* dy, const float* x, const float* weight,
+                                                    const float* mean, const float* rstd, int64_t n, int64_t dim,
+                                                    float* dx, float* dweight, float* dbias);
+REGARD_API regard_status regard_embedding_forward(const float* table, const int32_t* ids, int64_t n, int64_t n_ids,
+                                                  int64_t dim, double scale, float* y);
+REGARD_API regard_status regard_embedding_backward(const float* dy, const int32_t* ids, int64_t n, int64_t n_ids,
+                                                   int64_t dim, double scale, float* dtable);
+REGARD_API regard_status regard_dropout_apply(const regard_dropout*, const float* x, int64_t n, int64_t width, float* y);
+
+typedef struct regard_adam {
+  double learning_rate, beta1, beta2, eps, weight_decay, grad_scale;
+  int decoupled;  // AdamW
+  int64_t step;   // 1, 2, ...
+} regard_adam;
+REGARD_API regard_status regard_adam_step(const regard_adam*, float* weight, const float* grad, float* m, float* v,
+                                          int64_t n);
+REGARD_API regard_status regard_sum_squares(const float* x, int64_t n, double* sum);
+
+}  // extern "C"

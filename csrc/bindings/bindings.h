@@ -1,0 +1,85 @@
+// Python arrays in, C calls out. Every array is checked here, by name: type, shape, memory order; nothing is converted or
+// copied. The interpreter lock is released around every C call.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "api/training.h"
+
+namespace py = pybind11;
+
+namespace regard {
+
+constexpr int64_t kAny = -1;  // in a shape: any size
+using Shape = std::vector<int64_t>;
+
+std::string shape_text(const Shape& shape);
+
+namespace detail {
+const void* checked(const py::object& object, const char* name, const char* type, bool right_type, const Shape& shape,
+                    bool writeable);
+template <class T>
+constexpr const char* type_name();
+template <>
+constexpr const char* type_name<float>() { return "float32"; }
+template <>
+constexpr const char* type_name<double>() { return "float64"; }
+template <>
+constexpr const char* type_name<int32_t>() { return "int32"; }
+template <>
+constexpr const char* type_name<int64_t>() { return "int64"; }
+}  // namespace detail
+
+template <class T>
+const T* in(const py::object& object, const char* name, const Shape& shape) {
+  const bool right = py::isinstance<py::array>(object) && py::isinstance<py::array_t<T>>(object);
+  return static_cast<const T*>(detail::checked(object, name, detail::type_name<T>(), right, shape, false));
+}
+template <class T>
+T* out(const py::object& object, const char* name, const Shape& shape) {
+  const bool right = py::isinstance<py::array>(object) && py::isinstance<py::array_t<T>>(object);
+  return static_cast<T*>(
+      const_cast<void*>(detail::checked(object, name, detail::type_name<T>(), right, shape, true)));
+}
+template <class T>
+const T* in_or_null(const py::object& object, const char* name, const Shape& shape) {
+  return object.is_none() ? nullptr : in<T>(object, name, shape);
+}
+template <class T>
+T* out_or_null(const py::object& object, const char* name, const Shape& shape) {
+  return object.is_none() ? nullptr : out<T>(object, name, shape);
+}
+
+// The shape of an array of `n` dimensions (TypeError / ValueError otherwise).
+Shape shape_of(const py::object& object, const char* name, size_t n);
+
+// Offsets of a ragged argument whose last entry must be the number of values. Nothing is read but the ends.
+const int64_t* offsets(const py::object& object, const char* name, int64_t rows, int64_t values);
+
+// (p, seed, step, site) or None.
+std::optional<regard_dropout> dropout_of(const py::object& object);
+
+void check(regard_status status);  // raises ValueError, MemoryError, RuntimeError
+
+template <class F>
+void call(F&& function) {
+  regard_status status;
+  {
+    const py::gil_scoped_release release;
+    status = function();
+  }
+  check(status);
+}
+
+void bind_runtime(py::module_& m);
+void bind_attention(py::module_& m);
+void bind_catalogue(py::module_& m);
+void bind_layers(py::module_& m);
+void bind_optimizer(py::module_& m);
+
+}  // namespace regard

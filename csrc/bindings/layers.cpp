@@ -1,0 +1,120 @@
+#include "bindings/bindings.h"
+
+namespace regard {
+
+void bind_layers(py::module_& m) {
+  m.def(
+      "linear_forward",
+      [](const py::object& x, const py::object& weight, const py::object& bias, int activation, const py::object& pre,
+         const py::object& y) {
+        const Shape in_rows = shape_of(x, "x", 2), w = shape_of(weight, "weight", 2);
+        const int64_t n = in_rows[0], n_in = in_rows[1], n_out = w[0];
+        const float* a = in<float>(x, "x", in_rows);
+        const float* b = in<float>(weight, "weight", {n_out, n_in});
+        const float* c = in_or_null<float>(bias, "bias", {n_out});
+        float* saved = out_or_null<float>(pre, "pre", {n, n_out});
+        float* result = out<float>(y, "out", {n, n_out});
+        call([&] { return regard_linear_forward(a, b, c, n, n_in, n_out, activation, saved, result); });
+      },
+      py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("activation"), py::arg("pre"), py::arg("y"));
+  m.def(
+      "linear_backward",
+      [](const py::object& dy, const py::object& x, const py::object& weight, const py::object& dx,
+         const py::object& dweight, const py::object& dbias) {
+        const Shape in_rows = shape_of(x, "x", 2), w = shape_of(weight, "weight", 2);
+        const int64_t n = in_rows[0], n_in = in_rows[1], n_out = w[0];
+        const float* d = in<float>(dy, "dy", {n, n_out});
+        const float* a = in<float>(x, "x", in_rows);
+        const float* b = in<float>(weight, "weight", {n_out, n_in});
+        float* da = out_or_null<float>(dx, "dx", in_rows);
+        float* db = out_or_null<float>(dweight, "dweight", w);
+        float* dc = out_or_null<float>(dbias, "dbias", {n_out});
+        call([&] { return regard_linear_backward(d, a, b, n, n_in, n_out, da, db, dc); });
+      },
+      py::arg("dy"), py::arg("x"), py::arg("weight"), py::arg("dx"), py::arg("dweight"), py::arg("dbias"));
+  m.def(
+      "activation_forward",
+      [](int activation, const py::object& x, const py::object& y) {
+        const Shape shape = shape_of(x, "x", 1);
+        const float* a = in<float>(x, "x", shape);
+        float* b = out<float>(y, "out", shape);
+        call([&] { return regard_activation_forward(activation, a, shape[0], b); });
+      },
+      py::arg("activation"), py::arg("x"), py::arg("y"));
+  m.def(
+      "activation_backward",
+      [](int activation, const py::object& dy, const py::object& x, const py::object& dx) {
+        const Shape shape = shape_of(x, "x", 1);
+        const float* d = in<float>(dy, "dy", shape);
+        const float* a = in<float>(x, "x", shape);
+        float* b = out<float>(dx, "dx", shape);
+        call([&] { return regard_activation_backward(activation, d, a, shape[0], b); });
+      },
+      py::arg("activation"), py::arg("dy"), py::arg("x"), py::arg("dx"));
+  m.def(
+      "layer_norm_forward",
+      [](const py::object& x, const py::object& weight, const py::object& bias, double eps, const py::object& y,
+         const py::object& mean, const py::object& rstd) {
+        const Shape shape = shape_of(x, "x", 2);
+        const float* a = in<float>(x, "x", shape);
+        const float* w = in<float>(weight, "weight", {shape[1]});
+        const float* b = in<float>(bias, "bias", {shape[1]});
+        float* result = out<float>(y, "out", shape);
+        float* middle = out<float>(mean, "mean", {shape[0]});
+        float* scale = out<float>(rstd, "rstd", {shape[0]});
+        call([&] { return regard_layer_norm_forward(a, w, b, eps, shape[0], shape[1], result, middle, scale); });
+      },
+      py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("y"), py::arg("mean"), py::arg("rstd"));
+  m.def(
+      "layer_norm_backward",
+      [](const py::object& dy, const py::object& x, const py::object& weight, const py::object& mean,
+         const py::object& rstd, const py::object& dx, const py::object& dweight, const py::object& dbias) {
+        const Shape shape = shape_of(x, "x", 2);
+        const float* d = in<float>(dy, "dy", shape);
+        const float* a = in<float>(x, "x", shape);
+        const float* w = in<float>(weight, "weight", {shape[1]});
+        const float* middle = in<float>(mean, "mean", {shape[0]});
+        const float* scale = in<float>(rstd, "rstd", {shape[0]});
+        float* da = out<float>(dx, "dx", shape);
+        float* dw = out<float>(dweight, "dweight", {shape[1]});
+        float* db = out<float>(dbias, "dbias", {shape[1]});
+        call([&] { return regard_layer_norm_backward(d, a, w, middle, scale, shape[0], shape[1], da, dw, db); });
+      },
+      py::arg("dy"), py::arg("x"), py::arg("weight"), py::arg("mean"), py::arg("rstd"), py::arg("dx"),
+      py::arg("dweight"), py::arg("dbias"));
+  m.def(
+      "embedding_forward",
+      [](const py::object& table, const py::object& ids, double scale, const py::object& y) {
+        const Shape shape = shape_of(table, "table", 2);
+        const int64_t n = shape_of(ids, "ids", 1)[0];
+        const float* t = in<float>(table, "table", shape);
+        const int32_t* rows = in<int32_t>(ids, "ids", {n});
+        float* result = out<float>(y, "out", {n, shape[1]});
+        call([&] { return regard_embedding_forward(t, rows, n, shape[0], shape[1], scale, result); });
+      },
+      py::arg("table"), py::arg("ids"), py::arg("scale"), py::arg("y"));
+  m.def(
+      "embedding_backward",
+      [](const py::object& dy, const py::object& ids, double scale, const py::object& dtable) {
+        const Shape shape = shape_of(dtable, "dtable", 2);
+        const int64_t n = shape_of(ids, "ids", 1)[0];
+        float* t = out<float>(dtable, "dtable", shape);
+        const int32_t* rows = in<int32_t>(ids, "ids", {n});
+        const float* d = in<float>(dy, "dy", {n, shape[1]});
+        call([&] { return regard_embedding_backward(d, rows, n, shape[0], shape[1], scale, t); });
+      },
+      py::arg("dy"), py::arg("ids"), py::arg("scale"), py::arg("dtable"));
+  m.def(
+      "dropout",
+      [](const py::object& x, const py::object& dropout, const py::object& y) {
+        const Shape shape = shape_of(x, "x", 2);
+        const float* a = in<float>(x, "x", shape);
+        float* b = out<float>(y, "out", shape);
+        const auto d = dropout_of(dropout);
+        if (!d) throw py::value_error("dropout: expected (p, seed, step, site), got None");
+        call([&] { return regard_dropout_apply(&*d, a, shape[0], shape[1], b); });
+      },
+      py::arg("x"), py::arg("dropout"), py::arg("y"));
+}
+
+}  // namespace regard

@@ -1,0 +1,45 @@
+// Compiled once per instruction set: everything below lies in the namespace regard::REGARD_ISA_ID, and only the table
+// leaves it.
+#include "cpu/kernels.h"
+
+#include "cpu/activation.h"
+#include "cpu/attention.h"
+#include "cpu/cross_entropy.h"
+#include "cpu/dropout.h"
+#include "cpu/embedding.h"
+#include "cpu/linear.h"
+#include "cpu/norm.h"
+#include "cpu/optimizer.h"
+#include "cpu/topk.h"
+
+namespace regard {
+namespace REGARD_ISA_ID {
+
+extern const Kernels table;
+const Kernels table = {
+    REGARD_ISA_NAME,
+    VW,
+    pack_panels,
+    attention_forward,
+    attention_backward,
+    cross_entropy_forward,
+    cross_entropy_backward,
+    cross_entropy_fused,
+    topk,
+    rank_counts,
+    linear_forward,
+    linear_backward_input,
+    linear_backward_weight,
+    layer_norm_forward,
+    layer_norm_backward,
+    activation_forward,
+    activation_backward,
+    embedding_forward,
+    embedding_backward,
+    dropout,
+    adam,
+    sum_squares,
+};
+
+}  // namespace REGARD_ISA_ID
+}  // namespace regard

@@ -1,0 +1,148 @@
+// What the API layer hands to the kernels: plain structs, and one table of functions per instruction set.
+//
+// A kernel works on a range of tasks or rows, on plain pointers, with scratch memory handed in (64-byte aligned, size by
+// the functions below). It does not allocate, throw, print, lock or start threads.
+#pragma once
+#include <stdint.h>
+
+namespace regard {
+
+constexpr int64_t kPanel = 16;         // keys in one packed panel
+constexpr int64_t kKeyTile = 256;      // keys per score tile of attention, forward
+constexpr int64_t kPackedKeys = 1024;  // a history up to this length is packed once, a longer one tile by tile
+constexpr int64_t kRowBlock = 48;      // rows scored together against keys or items
+constexpr int64_t kItemTile = 512;     // items per tile of the catalogue
+constexpr int64_t kKeyBlock = 128;     // keys per block of the attention backward pass
+
+struct Dropout {  // keep with probability 1 - p; see cpu/dropout.h. threshold = p * 2^32, scale = 1 / (1 - p)
+  uint32_t threshold;
+  float scale;
+  uint32_t key[2];
+};
+
+struct Attention {
+  const float *q, *k, *v;  // (total, n_heads, head_dim)
+  float* out;
+  double* lse;                    // (total_q, n_heads)
+  const int64_t *cu_q, *cu_k;     // (batch + 1)
+  int64_t n_heads, head_dim;
+  float softmax_scale;
+  bool causal, align_start;
+  const float* bias;        // (n_heads, bias_len) by distance, or null
+  int64_t bias_len, bias_zero;  // bias_zero: the entry for distance 0
+  const Dropout* dropout;   // or null
+  float* weights;           // every task's (n_q, n_k) block, at weights_at[task], or null
+  const int64_t* weights_at;
+  // backward
+  const float* dout;
+  float *dq, *dk, *dv;
+};
+
+struct CrossEntropy {
+  const float* h;              // (n, dim)
+  const float* items;          // (n_items, dim)
+  const float* packed;         // the same in panels: fused pass only
+  const float* rows_padded;    // items with row stride round_up(dim, 16): fused pass only
+  const int32_t* targets;      // (n)
+  const float* weights;        // (n), already divided by their sum
+  double* loss;                // (n), unweighted
+  double* lse;                 // (n)
+  float* dh;                   // (n, dim)
+  int64_t n_items, dim;
+};
+
+struct TopK {
+  const float *h, *items;
+  int64_t n_items, dim, k;
+  const int64_t *allow_at, *deny_at;  // offsets, or null
+  const int32_t *allow, *deny;        // sorted within a row
+  int32_t* out_items;                 // (n, k)
+  float* out_scores;
+};
+
+struct RankCounts {
+  const float *h, *items;
+  int64_t n_items, dim;
+  const int64_t *targets_at, *deny_at;  // deny_at may be null
+  const int32_t *targets, *deny;        // deny sorted within a row
+  int64_t *above, *equal;               // per target
+};
+
+enum Activation { kIdentity = 0, kRelu = 1, kGelu = 2 };
+
+struct Linear {  // y = activation(x W^T + b)
+  const float *x, *weight, *bias;  // (n, n_in), (n_out, n_in), (n_out) or null
+  const float* packed;             // weight in panels
+  float *y, *pre;                  // (n, n_out); pre = before the activation, or null
+  int64_t n_in, n_out;
+  Activation activation;
+};
+
+struct AdamStep {
+  float learning_rate, beta1, beta2, eps;
+  float weight_decay;  // AdamW: multiplies the weight; Adam: added to the gradient
+  bool decoupled;
+  float correction1, correction2;  // 1 / (1 - beta^t)
+  float grad_scale;
+};
+
+struct Kernels {
+  const char* name;
+  int64_t vector_floats;
+  void (*pack_panels)(const float* rows, int64_t stride, int64_t n, int64_t depth, float* out);
+
+  void (*attention_forward)(const Attention&, int64_t task_begin, int64_t task_end, float* scratch);
+  // dbias: (n_heads, bias_len) sums of this range of tasks, or null
+  void (*attention_backward)(const Attention&, int64_t task_begin, int64_t task_end, double* dbias, float* scratch);
+
+  void (*cross_entropy_forward)(const CrossEntropy&, int64_t row_begin, int64_t row_end, float* scratch);
+  // ditems: rows [item_begin, item_end) belong to the caller of this range; dh: (row_end - row_begin, dim), added to
+  void (*cross_entropy_backward)(const CrossEntropy&, int64_t row_begin, int64_t row_end, int64_t item_begin,
+                                 int64_t item_end, float* ditems, float* dh, float* scratch);
+  void (*cross_entropy_fused)(const CrossEntropy&, int64_t row_begin, int64_t row_end, float* ditems, float* scratch);
+
+  void (*topk)(const TopK&, int64_t row_begin, int64_t row_end, float* scratch);
+  void (*rank_counts)(const RankCounts&, int64_t row_begin, int64_t row_end, float* scratch);
+
+  void (*linear_forward)(const Linear&, int64_t row_begin, int64_t row_end, float* scratch);
+  void (*linear_backward_input)(const float* dy, const float* weight, int64_t n_in, int64_t n_out, float* dx,
+                                int64_t row_begin, int64_t row_end, float* scratch);
+  void (*linear_backward_weight)(const float* dy, const float* x, int64_t n_in, int64_t n_out, float* dweight,
+                                 float* dbias, int64_t row_begin, int64_t row_end, float* scratch);
+
+  void (*layer_norm_forward)(const float* x, const float* weight, const float* bias, float eps, int64_t dim, float* y,
+                             float* mean, float* rstd, int64_t row_begin, int64_t row_end);
+  void (*layer_norm_backward)(const float* dy, const float* x, const float* weight, const float* mean,
+                              const float* rstd, int64_t dim, float* dx, double* dweight, double* dbias,
+                              int64_t row_begin, int64_t row_end);
+  void (*activation_forward)(Activation, const float* x, float* y, int64_t begin, int64_t end);
+  void (*activation_backward)(Activation, const float* dy, const float* x, float* dx, int64_t begin, int64_t end);
+  void (*embedding_forward)(const float* table, const int32_t* ids, int64_t dim, float scale, float* y,
+                            int64_t row_begin, int64_t row_end);
+  // adds scale * dy[i] to dtable[ids[i]] for ids in [id_begin, id_end), in the order of i
+  void (*embedding_backward)(const float* dy, const int32_t* ids, int64_t n, int64_t dim, float scale, float* dtable,
+                             int64_t id_begin, int64_t id_end);
+  void (*dropout)(const Dropout&, const float* x, int64_t width, float* y, int64_t row_begin, int64_t row_end);
+  void (*adam)(const AdamStep&, float* weight, const float* grad, float* m, float* v, int64_t begin, int64_t end);
+  double (*sum_squares)(const float* x, int64_t begin, int64_t end);
+};
+
+// Floats of scratch memory.
+inline int64_t attention_scratch(int64_t dim, int64_t longest) {
+  const int64_t wide = (dim + 15) / 16 * 16;
+  return 4 * kPackedKeys * wide + 4 * kRowBlock * (kKeyTile + wide) + 4 * (longest + kPackedKeys) + 1024;
+}
+inline int64_t catalogue_scratch(int64_t dim, int64_t rows) {
+  const int64_t wide = (dim + 15) / 16 * 16;
+  return 2 * kItemTile * wide + 2 * kRowBlock * (kItemTile + wide) + 8 * rows + 1024;
+}
+inline int64_t fused_scratch(int64_t dim, int64_t n_items) {
+  const int64_t wide = (dim + 15) / 16 * 16, items = (n_items + kItemTile) / kItemTile * kItemTile;
+  return kRowBlock * (items + 2 * wide) + 1024;
+}
+inline int64_t linear_scratch(int64_t n_in, int64_t n_out) {
+  const int64_t in = (n_in + 15) / 16 * 16, out = (n_out + 15) / 16 * 16;
+  return in * out + kRowBlock * (in + out) + 1024;
+}
+
+}  // namespace regard

@@ -1,0 +1,43 @@
+// Adam (Kingma and Ba 2014, arXiv:1412.6980) and AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101).
+//
+//   g = grad_scale * grad (+ weight_decay * w, Adam)
+//   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
+//   w -= learning_rate * (m correction1 / (sqrt(v correction2) + eps) + weight_decay * w [AdamW])
+#pragma once
+#include "cpu/kernels.h"
+#include "cpu/vec.h"
+
+namespace regard {
+namespace REGARD_ISA_ID {
+
+static void adam(const AdamStep& a, float* weight, const float* grad, float* m, float* v, int64_t begin, int64_t end) {
+  const float keep1 = 1.0f - a.beta1, keep2 = 1.0f - a.beta2;
+  const float coupled = a.decoupled ? 0.0f : a.weight_decay, decoupled = a.decoupled ? a.weight_decay : 0.0f;
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) {
+    const float w = weight[i];
+    const float g = grad[i] * a.grad_scale + coupled * w;
+    const float first = a.beta1 * m[i] + keep1 * g;
+    const float second = a.beta2 * v[i] + keep2 * g * g;
+    m[i] = first;
+    v[i] = second;
+    weight[i] = w - a.learning_rate * (first * a.correction1 / (sqrtf(second * a.correction2) + a.eps) + decoupled * w);
+  }
+}
+
+static double sum_squares(const float* x, int64_t begin, int64_t end) {
+  double total = 0.0;
+  for (int64_t block = begin; block < end; block += 1024) {  // float32 within a block, float64 across
+    vf sum = splat(0.0f);
+    const int64_t stop = at_most(block + 1024, end);
+    for (int64_t i = block; i < stop; i += VW) {
+      const vf value = load_first(x + i, at_most(VW, stop - i));
+      sum += value * value;
+    }
+    total += static_cast<double>(sum_lanes(sum));
+  }
+  return total;
+}
+
+}  // namespace REGARD_ISA_ID
+}  // namespace regard

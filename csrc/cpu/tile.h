@@ -1,0 +1,173 @@
+// The one matrix product of the library: C[m][n] (+)= sum_k A[m][k] B[k][n], on register tiles.
+//
+// A is read one float at a time through two strides, so A and its transpose cost the same. B is read by whole vectors,
+// either from rows (`rows_of`) or from packed panels (`panels_of`). A tile of MR rows and NV vectors of C stays in
+// registers for the whole depth; every element is one chain of multiply-adds in the order of k, so a value does not
+// depend on the tile that it fell into.
+#pragma once
+#include "cpu/kernels.h"
+#include "cpu/vec.h"
+
+namespace regard {
+namespace REGARD_ISA_ID {
+
+// Registers: MR * NV accumulators, NV for B, one for A.
+#if REGARD_VW == 16
+constexpr int64_t MR = 12, NV = 2;
+#elif REGARD_VW == 8
+constexpr int64_t MR = 6, NV = 2;
+#elif defined(__aarch64__)
+constexpr int64_t MR = 6, NV = 4;
+#else
+constexpr int64_t MR = 3, NV = 4;
+#endif
+
+// Packed panels: keys (or items) 16 at a time, transposed, [panel][depth][16]; the same layout on every machine.
+constexpr int64_t PANEL = kPanel;
+
+struct Rows {  // B from row-major storage, or A: element (i, j) at data[i * row + j * column]
+  const float* data;
+  int64_t row, column;
+};
+
+struct Vectors {  // where B's vector v of row k lies: data + (v / NV) * group + (v % NV) * vector + k * row
+  const float* data;
+  int64_t row, vector, group;
+};
+
+static inline Vectors rows_of(const float* data, int64_t stride) { return {data, stride, VW, NV * VW}; }
+
+static inline Vectors panels_of(const float* data, int64_t depth) {
+  const int64_t panel = depth * PANEL;  // one panel is PANEL / VW vectors wide; a tile takes one panel, or two
+  return PANEL == VW ? Vectors{data, PANEL, panel, NV * panel} : Vectors{data, PANEL, VW, panel};
+}
+
+template <int64_t ROWS, int64_t VECTORS>
+static inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_column, const float* b, int64_t b_row,
+                        int64_t b_vector, float* c, int64_t c_row, bool accumulate) {
+  vf sum[ROWS][VECTORS];
+  if (accumulate) {
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] = load(c + i * c_row + v * VW);
+  } else {
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] = splat(0.0f);
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    vf right[VECTORS];
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < VECTORS; ++v) right[v] = load(b + v * b_vector);
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < ROWS; ++i) {
+      const vf left = splat(a[i * a_row]);
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] += left * right[v];
+    }
+    a += a_column;
+    b += b_row;
+  }
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < VECTORS; ++v) store(c + i * c_row + v * VW, sum[i][v]);
+}
+
+// `rows` <= MR rows of C.
+template <int64_t VECTORS>
+static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_column,
+                             const float* b, int64_t b_row, int64_t b_vector, float* c, int64_t c_row, bool accumulate) {
+#define REGARD_TILE(R)                                                                              \
+  case R:                                                                                           \
+    if constexpr (R <= MR)                                                                          \
+      tile<R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row, accumulate);        \
+    break;
+  switch (rows) {
+    REGARD_TILE(1)
+    REGARD_TILE(2)
+    REGARD_TILE(3)
+    REGARD_TILE(4)
+    REGARD_TILE(5)
+    REGARD_TILE(6)
+    REGARD_TILE(7)
+    REGARD_TILE(8)
+    REGARD_TILE(9)
+    REGARD_TILE(10)
+    REGARD_TILE(11)
+    REGARD_TILE(12)
+    default: break;
+  }
+#undef REGARD_TILE
+}
+
+// C (m, n), row stride c_row, from A (m, depth) and B (depth, n). Only the n floats of each row of C are touched; B must
+// be readable to the next whole vector (padded rows, or panels, which are padded with zeros).
+static __attribute__((noinline)) void multiply(int64_t m, int64_t n, int64_t depth, Rows a, Vectors b, float* c,
+                                               int64_t c_row, bool accumulate) {
+  const int64_t vectors = n / VW, tail = n % VW;
+  for (int64_t i = 0; i < m; i += MR) {
+    const int64_t rows = at_most(MR, m - i);
+    const float* left = a.data + i * a.row;
+    float* out = c + i * c_row;
+    int64_t v = 0;
+    for (; v + NV <= vectors; v += NV)
+      tile_rows<NV>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group, b.row, b.vector, out + v * VW, c_row,
+                    accumulate);
+    for (; v < vectors; ++v)
+      tile_rows<1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row, b.vector,
+                   out + v * VW, c_row, accumulate);
+    if (tail == 0) continue;
+    float edge[MR * VW];
+    if (accumulate)
+      for (int64_t r = 0; r < rows; ++r) store(edge + r * VW, load_first(out + r * c_row + v * VW, tail));
+    tile_rows<1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row, b.vector,
+                 edge, VW, accumulate);
+    for (int64_t r = 0; r < rows; ++r) store_first(out + r * c_row + v * VW, load(edge + r * VW), tail);
+  }
+}
+
+// Panels of `keys` rows (n, depth), row stride `stride`: out[panel][depth][PANEL], zeros after row n.
+static __attribute__((noinline)) void pack_panels(const float* keys, int64_t stride, int64_t n, int64_t depth,
+                                                  float* out) {
+  for (int64_t first = 0; first < n; first += PANEL, out += depth * PANEL) {
+    const int64_t rows = at_most(PANEL, n - first);
+    const float* in = keys + first * stride;
+    int64_t k = 0;
+    if (rows == PANEL) {
+      for (; k + 4 <= depth; k += 4)  // 4 x 4 transposes in registers
+        for (int64_t r = 0; r < PANEL; r += 4) {
+          const float* p = in + r * stride + k;
+          const vf4 x0 = *reinterpret_cast<const vf4_unaligned*>(p);
+          const vf4 x1 = *reinterpret_cast<const vf4_unaligned*>(p + stride);
+          const vf4 x2 = *reinterpret_cast<const vf4_unaligned*>(p + 2 * stride);
+          const vf4 x3 = *reinterpret_cast<const vf4_unaligned*>(p + 3 * stride);
+          const vf4 a = __builtin_shufflevector(x0, x1, 0, 4, 1, 5), b = __builtin_shufflevector(x2, x3, 0, 4, 1, 5);
+          const vf4 c = __builtin_shufflevector(x0, x1, 2, 6, 3, 7), d = __builtin_shufflevector(x2, x3, 2, 6, 3, 7);
+          float* q = out + k * PANEL + r;
+          *reinterpret_cast<vf4_unaligned*>(q) = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+          *reinterpret_cast<vf4_unaligned*>(q + PANEL) = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+          *reinterpret_cast<vf4_unaligned*>(q + 2 * PANEL) = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+          *reinterpret_cast<vf4_unaligned*>(q + 3 * PANEL) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+        }
+    }
+    for (; k < depth; ++k)
+      for (int64_t r = 0; r < PANEL; ++r) out[k * PANEL + r] = r < rows ? in[r * stride + k] : 0.0f;
+  }
+}
+
+// Rows (n, width) as B for `multiply`: themselves when whole vectors fit, else copied to `buffer` with zeros after them.
+static inline Vectors padded_rows(const float* rows, int64_t stride, int64_t n, int64_t width, float* buffer) {
+  if (width % VW == 0) return rows_of(rows, stride);
+  const int64_t padded = round_up(width, VW);
+  for (int64_t i = 0; i < n; ++i) {
+    memcpy(buffer + i * padded, rows + i * stride, static_cast<size_t>(width) * sizeof(float));
+    memset(buffer + i * padded + width, 0, static_cast<size_t>(padded - width) * sizeof(float));
+  }
+  return rows_of(buffer, padded);
+}
+
+}  // namespace REGARD_ISA_ID
+}  // namespace regard

@@ -1,0 +1,165 @@
+// The k best items of each query, and the number of items above a target: the catalogue streams past a block of queries.
+//
+// Order: higher score first, then lower item. Items are met in rising order, so an equal score never replaces. A NaN
+// score is never chosen and never counted.
+#pragma once
+#include "cpu/tile.h"
+
+namespace regard {
+namespace REGARD_ISA_ID {
+
+struct Best {  // a binary heap in the row's output, the worst kept item on top
+  int32_t* items;
+  float* scores;
+  int64_t n, k;
+
+  bool worse(int64_t a, int64_t b) const {
+    return scores[a] < scores[b] || (scores[a] == scores[b] && items[a] > items[b]);
+  }
+  void swap(int64_t a, int64_t b) {
+    const int32_t item = items[a];
+    const float score = scores[a];
+    items[a] = items[b], scores[a] = scores[b];
+    items[b] = item, scores[b] = score;
+  }
+  void sink(int64_t i, int64_t end) {
+    for (int64_t child = 2 * i + 1; child < end; i = child, child = 2 * i + 1) {
+      if (child + 1 < end && worse(child + 1, child)) ++child;
+      if (!worse(child, i)) return;
+      swap(i, child);
+    }
+  }
+  float least() const { return n < k ? -INFINITY : scores[0]; }
+  void push(int32_t item, float score) {
+    if (n < k) {
+      int64_t i = n++;
+      items[i] = item, scores[i] = score;
+      for (; i > 0 && worse(i, (i - 1) / 2); i = (i - 1) / 2) swap(i, (i - 1) / 2);
+    } else if (score > scores[0]) {
+      items[0] = item, scores[0] = score;
+      sink(0, n);
+    }
+  }
+  void finish() {  // best first; -1 and -inf where fewer than k were found
+    for (int64_t end = n - 1; end > 0; --end) {
+      swap(0, end);
+      sink(0, end);
+    }
+    for (; n < k; ++n) items[n] = -1, scores[n] = -INFINITY;
+  }
+};
+
+static inline bool contains(const int32_t* sorted, int64_t n, int32_t item) {
+  int64_t low = 0;
+  for (int64_t high = n; low < high;) {
+    const int64_t middle = (low + high) / 2;
+    if (sorted[middle] < item)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low < n && sorted[low] == item;
+}
+
+// Scores of one query against a list of items, 16 at a time.
+static inline void score_list(const float* h, const float* items, int64_t dim, const int32_t* list, int64_t n,
+                              float* rows, float* panel, float* out) {
+  for (int64_t r = 0; r < n; ++r)
+    memcpy(rows + r * dim, items + list[r] * dim, static_cast<size_t>(dim) * sizeof(float));
+  pack_panels(rows, dim, n, dim, panel);
+  multiply(1, PANEL, dim, {h, dim, 1}, panels_of(panel, dim), out, PANEL, false);
+}
+
+static void topk(const TopK& a, int64_t row_begin, int64_t row_end, float* scratch) {
+  float* panels = scratch;
+  float* gathered = panels + kItemTile * a.dim;
+  float* s = gathered + kItemTile * a.dim;
+  Best best[kRowBlock];
+  for (int64_t row = row_begin; row < row_end; row += kRowBlock) {
+    const int64_t rows = at_most(kRowBlock, row_end - row);
+    for (int64_t i = 0; i < rows; ++i)
+      best[i] = {a.out_items + (row + i) * a.k, a.out_scores + (row + i) * a.k, 0, a.k};
+
+    if (a.allow_at != nullptr) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t end = a.allow_at[row + i + 1], deny = a.deny_at ? a.deny_at[row + i] : 0;
+        const int64_t denied = a.deny_at ? a.deny_at[row + i + 1] - deny : 0;
+        for (int64_t at = a.allow_at[row + i]; at < end; at += PANEL) {
+          const int64_t n = at_most(PANEL, end - at);
+          score_list(a.h + (row + i) * a.dim, a.items, a.dim, a.allow + at, n, gathered, panels, s);
+          for (int64_t r = 0; r < n; ++r) {
+            const int32_t item = a.allow[at + r];
+            if (at + r > a.allow_at[row + i] && item == a.allow[at + r - 1]) continue;  // named twice
+            if (s[r] > -INFINITY && s[r] >= best[i].least() && !contains(a.deny + deny, denied, item))
+              best[i].push(item, s[r]);
+          }
+        }
+        best[i].finish();
+      }
+      continue;
+    }
+
+    for (int64_t item = 0; item < a.n_items; item += kItemTile) {
+      const int64_t items = at_most(kItemTile, a.n_items - item), width = round_up(items, VW);
+      pack_panels(a.items + item * a.dim, a.dim, items, a.dim, panels);
+      multiply(rows, width, a.dim, {a.h + row * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kItemTile, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        const float* si = s + i * kItemTile;
+        const int64_t deny = a.deny_at ? a.deny_at[row + i] : 0, denied = a.deny_at ? a.deny_at[row + i + 1] - deny : 0;
+        for (int64_t v = 0; v < items; v += VW) {
+          const vi above = load(si + v) > splat(best[i].least());
+          int32_t any = 0;
+          for (int64_t lane = 0; lane < VW; ++lane) any |= above[lane];
+          if (any == 0) continue;
+          const int64_t end = at_most(VW, items - v);
+          for (int64_t lane = 0; lane < end; ++lane) {
+            const int32_t id = static_cast<int32_t>(item + v + lane);
+            if (si[v + lane] > best[i].least() && !contains(a.deny + deny, denied, id)) best[i].push(id, si[v + lane]);
+          }
+        }
+      }
+    }
+    for (int64_t i = 0; i < rows; ++i) best[i].finish();
+  }
+}
+
+static void rank_counts(const RankCounts& a, int64_t row_begin, int64_t row_end, float* scratch) {
+  float* panels = scratch;
+  float* gathered = panels + kItemTile * a.dim;
+  float* s = gathered + kItemTile * a.dim;
+  for (int64_t row = row_begin; row < row_end; row += kRowBlock) {
+    const int64_t rows = at_most(kRowBlock, row_end - row);
+    for (int64_t t = a.targets_at[row]; t < a.targets_at[row + rows]; ++t) a.above[t] = a.equal[t] = 0;
+    for (int64_t item = 0; item < a.n_items; item += kItemTile) {
+      const int64_t items = at_most(kItemTile, a.n_items - item), width = round_up(items, VW);
+      pack_panels(a.items + item * a.dim, a.dim, items, a.dim, panels);
+      multiply(rows, width, a.dim, {a.h + row * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kItemTile, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        float* si = s + i * kItemTile;
+        for (int64_t v = items; v < width; ++v) si[v] = NAN;
+        if (a.deny_at)
+          for (int64_t x = a.deny_at[row + i]; x < a.deny_at[row + i + 1]; ++x) {
+            const int64_t at = a.deny[x] - item;
+            if (at >= 0 && at < items) si[at] = NAN;
+          }
+        for (int64_t t = a.targets_at[row + i]; t < a.targets_at[row + i + 1]; ++t) {
+          float own[PANEL];  // the target's own score: the same chain of operations, so the same bits
+          score_list(a.h + (row + i) * a.dim, a.items, a.dim, a.targets + t, 1, gathered, gathered + a.dim, own);
+          const vf score = splat(own[0]);
+          vi above = splat(int32_t{0}), equal = splat(int32_t{0});
+          for (int64_t v = 0; v < width; v += VW) {
+            const vf x = load(si + v);
+            above -= x > score;
+            equal -= x == score;
+          }
+          for (int64_t lane = 0; lane < VW; ++lane) a.above[t] += above[lane], a.equal[t] += equal[lane];
+          const int64_t at = a.targets[t] - item;
+          if (at >= 0 && at < items && si[at] == own[0]) --a.equal[t];
+        }
+      }
+    }
+  }
+}
+
+}  // namespace REGARD_ISA_ID
+}  // namespace regard

@@ -1,0 +1,234 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <vector>
+
+namespace regard {
+namespace {
+
+constexpr size_t kStackBytes = size_t{1} << 20;  // kernels keep register tiles on the stack; musl's default is small
+
+struct Job {
+  const std::function<void(int64_t)>* task;
+  int64_t n;
+  std::atomic<int64_t> next{0};
+  std::exception_ptr error;
+  std::mutex error_mutex;
+
+  void work() {
+    try {
+      for (int64_t i; (i = next.fetch_add(1)) < n;) (*task)(i);
+    } catch (...) {
+      next.store(n);
+      const std::lock_guard<std::mutex> lock(error_mutex);
+      if (!error) error = std::current_exception();
+    }
+  }
+};
+
+class Pool {
+ public:
+  ~Pool() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    start_.notify_all();
+    for (const pthread_t thread : threads_) pthread_join(thread, nullptr);
+  }
+
+  void run(int helpers, Job& job) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (static_cast<int>(threads_.size()) < helpers && add_thread()) {
+    }
+    job_ = &job;
+    wanted_ = std::min(helpers, static_cast<int>(threads_.size()));
+    lock.unlock();
+    start_.notify_all();
+    job.work();
+    lock.lock();
+    job_ = nullptr;  // late sleepers find nothing to do
+    done_.wait(lock, [this] { return active_ == 0; });
+  }
+
+ private:
+  bool add_thread() {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, kStackBytes);
+    pthread_t thread;
+    const bool made = pthread_create(&thread, &attributes, &Pool::entry, this) == 0;
+    pthread_attr_destroy(&attributes);
+    if (made) threads_.push_back(thread);
+    return made;
+  }
+  static void* entry(void* self) {
+    static_cast<Pool*>(self)->loop();
+    return nullptr;
+  }
+  void loop();
+
+  std::mutex mutex_;
+  std::condition_variable start_, done_;
+  std::vector<pthread_t> threads_;
+  Job* job_ = nullptr;
+  int wanted_ = 0;  // helpers that may still join the job
+  int active_ = 0;
+  bool stopping_ = false;
+};
+
+thread_local bool inside = false;  // of a parallel region
+
+void Pool::loop() {
+  inside = true;
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    start_.wait(lock, [this] { return stopping_ || (job_ != nullptr && wanted_ > 0); });
+    if (stopping_) return;
+    Job* job = job_;
+    --wanted_;
+    ++active_;
+    lock.unlock();
+    job->work();
+    lock.lock();
+    if (--active_ == 0) done_.notify_all();
+  }
+}
+
+// Only the pid that made the pool may use or destroy it: a forked child has the object but not the threads.
+struct Owner {
+  std::mutex busy;
+  Pool pool;
+};
+std::atomic<Owner*> owner{nullptr};
+std::once_flag fork_handler;
+
+Owner& get_owner() {
+  std::call_once(fork_handler, [] { pthread_atfork(nullptr, nullptr, [] { owner.store(nullptr); }); });
+  Owner* current = owner.load();
+  if (current != nullptr) return *current;
+  auto* fresh = new Owner;
+  if (owner.compare_exchange_strong(current, fresh)) return *fresh;
+  delete fresh;
+  return *current;
+}
+
+int from_environment(const char* name) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) return 0;
+  char* end = nullptr;
+  const long n = std::strtol(text, &end, 10);  // OMP_NUM_THREADS may be a list, of which the first counts
+  return end != text && n > 0 && n < 4096 ? static_cast<int>(n) : 0;
+}
+
+int cpus_of_affinity() {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+int cpus_of_quota() {  // cgroup v2, then v1; 0: no limit
+  double quota = 0, period = 0;
+  std::string first, line;
+  std::ifstream self("/proc/self/cgroup");
+  std::vector<std::string> places = {"/sys/fs/cgroup"};
+  while (std::getline(self, line))
+    if (line.rfind("0::", 0) == 0 && line.size() > 4) places.insert(places.begin(), "/sys/fs/cgroup" + line.substr(3));
+  for (const std::string& place : places) {
+    std::ifstream file(place + "/cpu.max");
+    if (!(file >> first >> period)) continue;
+    if (first == "max") continue;
+    quota = std::atof(first.c_str());
+    break;
+  }
+  if (quota <= 0) {
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
+  }
+  if (quota <= 0 || period <= 0) return 0;
+  return std::max(1, static_cast<int>(quota / period + 0.5));
+}
+
+struct Count {
+  int n;
+  const char* reason;
+};
+
+Count default_count() {
+  Count least = {cpus_of_affinity(), "CPU affinity"};
+  const auto limit = [&](int n, const char* reason) {
+    if (n > 0 && n < least.n) least = {n, reason};
+  };
+  limit(cpus_of_quota(), "cgroup quota");
+  limit(from_environment("OMP_NUM_THREADS"), "OMP_NUM_THREADS");
+  limit(from_environment("REGARD_NUM_THREADS"), "REGARD_NUM_THREADS");
+  return least;
+}
+
+std::atomic<int> chosen{0};
+
+}  // namespace
+
+int thread_count() {
+  const int n = chosen.load();
+  if (n > 0) return n;
+  static const Count count = default_count();
+  return count.n;
+}
+
+std::string thread_count_reason() { return chosen.load() > 0 ? "set_num_threads" : default_count().reason; }
+
+void set_thread_count(int n) {
+  if (n < 1) throw std::invalid_argument("num_threads: expected at least 1, got " + std::to_string(n));
+  chosen.store(n);
+}
+
+void parallel_for(int64_t n, const std::function<void(int64_t)>& task) {
+  if (n <= 0) return;
+  const int helpers = static_cast<int>(std::min<int64_t>(thread_count(), n)) - 1;
+  if (helpers > 0 && !inside) {
+    Owner& mine = get_owner();
+    const std::unique_lock<std::mutex> busy(mine.busy, std::try_to_lock);
+    if (busy.owns_lock()) {
+      Job job;
+      job.task = &task;
+      job.n = n;
+      inside = true;
+      mine.pool.run(helpers, job);
+      inside = false;
+      if (job.error) std::rethrow_exception(job.error);
+      return;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) task(i);
+}
+
+float* thread_scratch(int64_t floats) {
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<float, Free> buffer;
+  thread_local int64_t size = 0;
+  if (floats > size) {
+    buffer.reset();
+    size = 0;
+    const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
+    buffer.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    if (!buffer) throw std::bad_alloc();
+    size = floats;
+  }
+  return buffer.get();
+}
+
+}  // namespace regard

@@ -1,0 +1,58 @@
+"""Attention-based recommendation on plain CPUs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from regard._core import isa, num_threads, set_num_threads
+from regard._core import version as _version
+
+if TYPE_CHECKING:
+    from regard import baselines, datasets, ops, splits
+    from regard.data import Interactions
+    from regard.metrics import evaluate
+    from regard.models.self_attention import SelfAttentionRecommender
+    from regard.ragged import Ragged
+    from regard.recommender import Recommendations, load
+
+__version__ = _version()
+
+__all__ = [
+    "Interactions",
+    "Ragged",
+    "Recommendations",
+    "SelfAttentionRecommender",
+    "__version__",
+    "baselines",
+    "datasets",
+    "evaluate",
+    "isa",
+    "load",
+    "num_threads",
+    "ops",
+    "set_num_threads",
+    "splits",
+]
+
+# Imported at first use, so that `import regard` costs little more than NumPy.
+_HOME = {
+    "Interactions": "regard.data",
+    "Ragged": "regard.ragged",
+    "Recommendations": "regard.recommender",
+    "SelfAttentionRecommender": "regard.models.self_attention",
+    "evaluate": "regard.metrics",
+    "load": "regard.recommender",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"regard.{name}")
+    raise AttributeError(f"module 'regard' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

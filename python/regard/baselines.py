@@ -1,0 +1,350 @@
+"""Recommenders without learning by gradient: what an attention model has to beat.
+
+All are deterministic, fit in seconds and use NumPy only. A model's scores are a weighted sum over the events of a
+history, ``scores[t] = sum_i decay**age_i * table[item_i, t]``, and they differ in the table alone; an event's age is
+0 for the last one, 1 for the one before. A score of 0 says that nothing is known.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from .metrics import evaluate
+from .ragged import Ragged
+from .recommender import Recommender, union
+
+if TYPE_CHECKING:
+    from .data import Interactions
+    from .splits import Split
+
+__all__ = ["EASE", "ItemKNN", "Popularity", "SequentialRules", "tune"]
+
+
+class Popularity(Recommender):
+    """The items with most events in training, the same for everyone."""
+
+    def fit(self, data: Interactions) -> Self:
+        """Count the events of each item."""
+        self._set_catalogue(data)
+        return self
+
+    def _scores(self, histories: Ragged) -> np.ndarray:
+        return self._popularity_scores(len(histories))
+
+
+class _Decayed(Recommender):
+    """Scores are a decayed sum of the table's rows over the last events of a history."""
+
+    table_: Table
+    decay: float
+    history: int | None = None
+
+    #: Parameters that only change the query: candidates of `tune` that differ in these alone share one fit.
+    query_params = ("decay", "history")
+    #: What `tune` tries: values of each parameter, those that need a new fit first.
+    grid: ClassVar[Mapping[str, Sequence[Any]]]
+
+    def _scores(self, histories: Ragged) -> np.ndarray:
+        if self.history is not None:
+            histories = histories.tail(self.history)
+        age = histories.offsets[1:][histories.row_of] - 1 - np.arange(len(histories.values))
+        return self.table_.weighted_sums(histories, self.decay**age)
+
+    def _item_similarities(self, rows: np.ndarray) -> np.ndarray:
+        alone = Ragged.from_lengths(rows, np.ones(len(rows), np.int64))
+        scores = self.table_.weighted_sums(alone, np.ones(len(rows)))
+        scores[scores == 0] = -np.inf  # never seen together
+        return scores
+
+
+class SequentialRules(_Decayed):
+    """What followed the latest items in other histories.
+
+    ``table[s, t]`` is the sum of 1 / distance over the events t that follow an event s by at most ``window`` places,
+    divided by ``events_of(s) ** source_exponent * events_of(t) ** target_exponent``. A strong baseline: it knows
+    order, costs one pass, and with the defaults has nothing to tune.
+
+    Parameters
+    ----------
+    window : int, default 20
+        How far ahead of an event others count as its followers.
+    decay : float, default 0.6
+        Weight of an event per step back in the history.
+    history : int or None, default 50
+        How many of the last events are looked at; None for all.
+    source_exponent, target_exponent : float, default 0.5 and 0.0
+        How much frequent items are held back.
+    backward : float, default 0.0
+        Weight of an event t that comes before s; 1 looks at nearness alone, not at order.
+    """
+
+    grid = {"backward": (0.0, 0.3, 1.0), "target_exponent": (0.0, 0.2, 0.4), "decay": (0.5, 0.6, 0.7, 0.8, 0.9)}
+
+    def __init__(
+        self,
+        *,
+        window: int = 20,
+        decay: float = 0.6,
+        history: int | None = 50,
+        source_exponent: float = 0.5,
+        target_exponent: float = 0.0,
+        backward: float = 0.0,
+    ) -> None:
+        self.window = window
+        self.decay = decay
+        self.history = history
+        self.source_exponent = source_exponent
+        self.target_exponent = target_exponent
+        self.backward = backward
+
+    def fit(self, data: Interactions) -> Self:
+        """Count the pairs of each distance up to ``window``."""
+        self._set_catalogue(data)
+        events = np.maximum(self.popularity_, 1)
+        source_weight, target_weight = events**-self.source_exponent, events**-self.target_exponent
+        values, user = data.sequences.values, data.sequences.row_of
+
+        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+            for distance in range(1, min(self.window, len(values) - 1) + 1):
+                same = user[distance:] == user[:-distance]
+                earlier, later = values[:-distance][same], values[distance:][same]
+                yield earlier, later, source_weight[earlier] * target_weight[later] / distance
+                if self.backward:
+                    yield later, earlier, self.backward * source_weight[later] * target_weight[earlier] / distance
+
+        self.table_ = Table.from_pairs(pairs(), data.n_items, n_pairs=len(values) * self.window)
+        return self
+
+
+class ItemKNN(_Decayed):
+    """Items that the same users had.
+
+    ``table[s, t] = users_of(s and t) / (users_of(s) ** source_exponent * users_of(t) ** target_exponent)``; with both
+    exponents 0.5 it is the cosine. A lower target exponent favours popular items.
+
+    Parameters
+    ----------
+    source_exponent, target_exponent : float, default 0.5
+    decay : float, default 1.0
+        Weight of an event per step back in the history; 1 looks at all events alike.
+    neighbours : int or None, default None
+        Keep only that many targets of each source, those of the highest weight; None keeps all.
+    """
+
+    grid = {"target_exponent": (0.5, 0.2, 0.0), "decay": (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)}
+
+    def __init__(
+        self,
+        *,
+        source_exponent: float = 0.5,
+        target_exponent: float = 0.5,
+        decay: float = 1.0,
+        neighbours: int | None = None,
+    ) -> None:
+        self.source_exponent = source_exponent
+        self.target_exponent = target_exponent
+        self.decay = decay
+        self.neighbours = neighbours
+
+    def fit(self, data: Interactions) -> Self:
+        """Count common users of each pair of items."""
+        self._set_catalogue(data)
+        users = np.maximum(n_users_of_items(data), 1)
+        source_weight, target_weight = users**-self.source_exponent, users**-self.target_exponent
+        columns, weights = [], []
+        for item, together in enumerate(common_users(data)):
+            together[item] = 0
+            weight = (together * target_weight * source_weight[item]).astype(np.float32)
+            kept = np.flatnonzero(weight)
+            if self.neighbours is not None and len(kept) > self.neighbours:
+                kept = np.sort(kept[np.argsort(-weight[kept], kind="stable")[: self.neighbours]])
+            columns.append(kept.astype(np.int32))
+            weights.append(weight[kept])
+        self.table_ = Table.from_rows(columns, weights, data.n_items)
+        return self
+
+
+class EASE(_Decayed):
+    """Each item as the best linear combination of a user's other items, in closed form.
+
+    With G the matrix of common users of two items and ``P = inv(G + regularization * I)``:
+    ``table[s, t] = -P[s, t] / P[t, t]``, 0 on the diagonal.
+
+    Parameters
+    ----------
+    regularization : float, default 300
+    decay : float, default 1.0
+        Weight of an event per step back in the history; 1 is the published model, lower values are often better.
+    max_items : int, default 20_000
+        The largest catalogue to accept: time grows with its cube, memory with its square.
+
+    Raises
+    ------
+    ValueError
+        In ``fit``: more items than ``max_items``, with the memory that they would need.
+
+    Notes
+    -----
+    Steck 2019, arXiv:1905.03375. The counts in G are exact; the inverse is LAPACK's, so its last bits may depend on
+    the library and the number of threads that NumPy was built and started with.
+    """
+
+    grid = {"regularization": (300.0, 1000.0), "decay": (1.0, 0.9, 0.8, 0.7, 0.6)}
+
+    def __init__(self, *, regularization: float = 300.0, decay: float = 1.0, max_items: int = 20_000) -> None:
+        self.regularization = regularization
+        self.decay = decay
+        self.max_items = max_items
+
+    def fit(self, data: Interactions) -> Self:
+        """Count common users and invert."""
+        n = data.n_items
+        if n > self.max_items:
+            raise ValueError(
+                f"EASE: {n:,} items would need about {3 * 4 * n * n / 2**30:.1f} GiB of memory; "
+                f"the limit is max_items={self.max_items:,}"
+            )
+        self._set_catalogue(data)
+        gram = np.empty((n, n), np.float32)
+        for item, together in enumerate(common_users(data)):
+            gram[item] = together
+        gram[np.diag_indices(n)] += self.regularization
+        table = np.linalg.inv(gram)
+        table /= -table.diagonal()
+        table[np.diag_indices(n)] = 0
+        self.table_ = Table(table)
+        return self
+
+
+def tune(candidates: type[Recommender] | Iterable[Recommender], split: Split, *, metric: str = "ndcg@10") -> Recommender:
+    """Fit each candidate on the training part and return the best on the validation part, fitted.
+
+    The test part is not looked at. Of equal candidates the first wins.
+
+    Parameters
+    ----------
+    candidates : a class of this module, for its own ``grid``; or models, not fitted
+        Candidates that differ only in what they do with a history (``decay``, ``history``) share one fit.
+    split : Split
+    metric : str, default "ndcg@10"
+
+    Examples
+    --------
+    >>> model = tune(SequentialRules, split)  # doctest: +SKIP
+    >>> model = tune([EASE(decay=decay) for decay in (1.0, 0.9, 0.8)], split)  # doctest: +SKIP
+    """
+    if isinstance(candidates, type):
+        grid = getattr(candidates, "grid", {})
+        candidates = [candidates(**dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
+    cutoff = int(metric.partition("@")[2] or 10)
+    winner, highest = None, -np.inf
+    fitted: dict[tuple[object, ...], Recommender] = {}
+    for candidate in candidates:
+        params = candidate.get_params()
+        query = getattr(candidate, "query_params", ())
+        key = (type(candidate), *((name, value) for name, value in params.items() if name not in query))
+        if key not in fitted:
+            fitted = {key: candidate.fit(split.train)}  # one at a time: tables are large
+        model = copy.copy(fitted[key]).set_params(**params)
+        value = evaluate(model, split.validation, k=cutoff, coverage=False)[metric]
+        if winner is None or value > highest:
+            winner, highest = model, value
+    if winner is None:
+        raise ValueError("candidates: expected at least one model")
+    return winner
+
+
+# ---- counting -----------------------------------------------------------------------------------------------------
+
+
+def n_users_of_items(data: Interactions) -> np.ndarray:
+    """(n_items,) int64: users with at least one event of the item."""
+    return np.bincount(union(data.n_items, data.sequences).values, minlength=data.n_items)
+
+
+def common_users(data: Interactions) -> Iterator[np.ndarray]:
+    """For each item in turn, (n_items,) int64: users who had both it and the other item; its own users at itself.
+
+    One row at a time: the whole matrix is the caller's choice. Counts are integers and so exact.
+    """
+    items_of_user = union(data.n_items, data.sequences)
+    users = items_of_user.row_of[np.argsort(items_of_user.values, kind="stable")]  # by item
+    ends = np.cumsum(np.bincount(items_of_user.values, minlength=data.n_items))
+    for start, end in zip(np.append(0, ends[:-1]), ends, strict=True):
+        yield np.bincount(items_of_user.take(users[start:end]).values, minlength=data.n_items)
+
+
+class Table:
+    """Weights between items, (n_items, n_items), dense or as compressed rows, and the sums that models take of them.
+
+    Small or full tables are dense: adding whole rows is faster than following indices. Sums are added in the order of
+    the events, without BLAS, so they do not depend on threads.
+
+    Parameters
+    ----------
+    dense : (n_items, n_items) float32, optional
+    offsets, columns, weights : (n_items + 1,) int64, (n,) int32, (n,) float32, optional
+        Compressed rows, used where there is no dense table.
+    """
+
+    #: A table with fewer cells than this (256 MiB) is dense if at least a twentieth of it is filled.
+    MAX_DENSE = 2**26
+
+    def __init__(
+        self,
+        dense: np.ndarray | None = None,
+        offsets: np.ndarray | None = None,
+        columns: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        self.dense, self.offsets, self.columns, self.weights = dense, offsets, columns, weights
+
+    @classmethod
+    def from_rows(cls, columns: list[np.ndarray], weights: list[np.ndarray], n_items: int) -> Self:
+        """From the filled columns of each row and their weights."""
+        lengths = np.array([len(row) for row in columns], np.int64)
+        if n_items**2 <= min(cls.MAX_DENSE, 20 * lengths.sum()):
+            dense = np.zeros((n_items, n_items), np.float32)
+            for row, (place, weight) in enumerate(zip(columns, weights, strict=True)):
+                dense[row, place] = weight
+            return cls(dense)
+        return cls(None, np.concatenate([[0], np.cumsum(lengths)]), np.concatenate(columns), np.concatenate(weights))
+
+    @classmethod
+    def from_pairs(
+        cls, pairs: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], n_items: int, n_pairs: int
+    ) -> Self:
+        """Sum of the weights of each pair (source, target), from chunks of sources, targets and weights."""
+        if n_items**2 <= min(cls.MAX_DENSE, 20 * n_pairs):
+            dense = np.zeros(n_items**2)
+            for source, target, weight in pairs:
+                np.add.at(dense, source * np.int64(n_items) + target, weight)
+            return cls(dense.reshape(n_items, n_items).astype(np.float32))
+        chunks = [(source * np.int64(n_items) + target, weight) for source, target, weight in pairs]
+        keys = np.concatenate([key for key, _ in chunks] or [np.empty(0, np.int64)])
+        cells, place = np.unique(keys, return_inverse=True)
+        sums = np.bincount(place, np.concatenate([weight for _, weight in chunks] or [np.empty(0)]), len(cells))
+        offsets = np.searchsorted(cells, np.arange(n_items + 1) * np.int64(n_items))
+        return cls(None, offsets, (cells % max(n_items, 1)).astype(np.int32), sums.astype(np.float32))
+
+    def weighted_sums(self, rows: Ragged, weights: np.ndarray) -> np.ndarray:
+        """Sum of the weighted table rows for each list of rows: (n, n_items) float32."""
+        if self.dense is not None:
+            sums = np.empty((len(rows), self.dense.shape[1]), np.float32)
+            weights = weights.astype(np.float32)
+            for row, out in enumerate(sums):
+                events = slice(rows.offsets[row], rows.offsets[row + 1])
+                np.einsum("i,ij->j", weights[events], self.dense[rows.values[events]], out=out)
+            return sums
+        n_items = len(self.offsets) - 1
+        table = Ragged(self.columns, self.offsets)
+        taken = table.take(rows.values)
+        lengths = taken.lengths
+        cells = np.repeat(rows.row_of * n_items, lengths) + taken.values
+        parts = np.repeat(weights, lengths) * Ragged(self.weights, self.offsets).take(rows.values).values
+        return np.bincount(cells, parts, len(rows) * n_items).reshape(len(rows), n_items).astype(np.float32)

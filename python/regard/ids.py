@@ -1,0 +1,119 @@
+"""The ids that users write, and the rows of the catalogue that the library computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .ragged import Ragged
+
+__all__ = ["as_ids", "drop_unknown", "id_lists", "rows_of"]
+
+
+def rows_of(ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
+    """Positions of ids in the sorted ``item_ids``, int32, -1 where there is none."""
+    if not len(item_ids):
+        return np.full(len(ids), -1, np.int32)
+    rows = np.minimum(np.searchsorted(item_ids, ids), len(item_ids) - 1).astype(np.int32)
+    return np.where(item_ids[rows] == ids, rows, np.int32(-1))
+
+
+def drop_unknown(lengths: np.ndarray, rows: np.ndarray) -> Ragged:
+    """Ragged rows without those that are -1."""
+    known = np.concatenate([[0], np.cumsum(rows >= 0)])
+    return Ragged(rows[rows >= 0], known[np.concatenate([[0], np.cumsum(lengths)])])
+
+
+def as_ids(name: str, values: Any, item_ids: np.ndarray) -> np.ndarray:
+    """A flat array of ids of the catalogue's type; nothing is converted that could change an id.
+
+    Raises
+    ------
+    TypeError
+        Another type than the catalogue's, or mixed types.
+    """
+    expected = "int64" if item_ids.dtype.kind == "i" else "str"
+    # NumPy would turn [1, "a"] into strings and [True] into a number: a list is looked at element by element
+    array = values if isinstance(values, np.ndarray) or not isinstance(values, Sequence) else _objects(values)
+    array = np.asarray(array)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected a flat list of ids, got an array of shape {array.shape}")
+    if not array.size:
+        return np.empty(0, item_ids.dtype)
+    if array.dtype.kind in "OT":
+        kinds = sorted({_kind(value) for value in array.tolist()})
+        got = " and ".join(kinds)
+        fits = kinds == [expected]
+    else:
+        got = {"i": "int64", "u": "int64", "U": "str"}.get(array.dtype.kind, str(array.dtype))
+        fits = got == expected
+    if not fits:
+        hint = " (are there missing values?)" if array.dtype.kind == "f" or "float" in got else ""
+        raise TypeError(f"{name}: expected {expected} item ids, got {got}{hint}")
+    if expected == "str":
+        return array.astype(str)
+    try:
+        beyond = array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max
+        ids = array.astype(np.int64)
+    except OverflowError:
+        beyond = True
+    if beyond:
+        raise ValueError(f"{name}: an item id is beyond the range of int64")
+    return ids
+
+
+def id_lists(name: str, values: Any, item_ids: np.ndarray) -> tuple[Ragged, bool]:
+    """One list of ids for each row, from all the forms that users write; and whether it was one flat list."""
+    if isinstance(values, Ragged):
+        return Ragged(as_ids(name, values.values, item_ids), values.offsets), False
+    if hasattr(values, "columns"):
+        return _frame_lists(name, values, item_ids), False
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected a list of item ids or a list of lists, got {type(values).__name__}")
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        return Ragged.from_lengths(as_ids(name, values.ravel(), item_ids), [values.shape[1]] * len(values)), False
+    if not isinstance(values, np.ndarray) or values.dtype.kind == "O":
+        values = values if isinstance(values, Sequence) else list(values)
+        nested = [not isinstance(value, (str, bytes)) and isinstance(value, Iterable) for value in values]
+        if any(nested):
+            if not all(nested):
+                raise TypeError(f"{name}: expected a flat list or a list of lists, got a mix of both")
+            lists = [as_ids(name, value, item_ids) for value in values]
+            return Ragged.from_lengths(np.concatenate(lists), [len(ids) for ids in lists]), False
+    ids = as_ids(name, values, item_ids)
+    return Ragged(ids, [0, len(ids)]), True
+
+
+def _frame_lists(name: str, frame: Any, item_ids: np.ndarray) -> Ragged:
+    """Histories of a data frame: its users in the order of their first lines, each in the order of time."""
+    for column in ("user_id", "item_id"):
+        if column not in frame.columns:
+            found = ", ".join(map(str, frame.columns))
+            raise ValueError(f"{name}: the data frame has no column {column!r}, only {found}")
+    ids = as_ids(name, np.asarray(frame["item_id"]), item_ids)
+    _, first, user = np.unique(np.asarray(frame["user_id"]), return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))[user]
+    keys = [place]
+    if "datetime" in frame.columns:
+        time = np.asarray(frame["datetime"])
+        if time.dtype.kind in "fM" and np.isnan(time).any():  # NaT counts as NaN
+            raise ValueError(f"{name}: column 'datetime' has missing values")
+        keys.insert(0, time)
+    order = np.lexsort(keys)  # stable: equal times keep the order of the lines
+    return Ragged.from_lengths(ids[order], np.bincount(place, minlength=len(first)))
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    array = np.empty(len(values), object)
+    array[:] = values if len(values) else []
+    return array
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (bool, np.bool)):
+        return "bool"
+    if isinstance(value, (int, np.integer)):
+        return "int64"
+    return "str" if isinstance(value, str) else type(value).__name__

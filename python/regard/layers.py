@@ -1,0 +1,221 @@
+"""The steps that models are made of, forward and backward.
+
+A model is a flat list of steps, plain dictionaries that a model file carries as they are: ``{"kind": "linear",
+"weight": "blocks.0.ffn.1.weight", ...}``. A kind is one function here, ``y, backward = kind(x, step, run)``: it returns its
+result and the function that turns the gradient of the result into the gradient of ``x``, adding the gradients of its
+parameters on the way. :func:`forward` runs a list.
+
+======== ==================================================================================================
+kind     what it does (x is (total, dim), all sequences one after another)
+======== ==================================================================================================
+embed    rows of ``table`` for the items, times ``scale``
+position adds ``weight[p]``, p = place in the sequence counted from its start
+norm     layer norm with ``weight``, ``bias``, ``eps``
+linear   ``activation(x W' + b)``
+attention causal self-attention: three linear maps ``query``, ``key``, ``value`` (``.weight``, ``.bias``), ``heads``,
+         optional ``distance_bias`` table, ``dropout`` on the weights
+dropout  with rate ``p``, in training
+save     remembers x
+add      adds the x that the last open ``save`` remembered
+last     keeps the last row of each sequence; in training, where every place is predicted, does nothing
+======== ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from regard import ops
+from regard.workspace import NEW, Workspace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
+    Parameters = dict[str, Array]
+    Backward = Callable[[Array], Array]
+
+Step = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """One pass over a batch.
+
+    Attributes
+    ----------
+    items : (total,) int32
+    cu_seqlens : (batch + 1,) int64
+    params : the parameters by name
+    grads : where their gradients are added, or None when not training
+    seed, step : what dropout depends on, beside the place
+    """
+
+    items: NDArray[np.int32]
+    cu_seqlens: NDArray[np.int64]
+    params: Parameters
+    grads: Parameters | None = None
+    seed: int = 0
+    step: int = 0
+    ws: Workspace = NEW
+    site: int = 0
+    saved: list[Array] = field(default_factory=list)
+    saved_grads: list[Array] = field(default_factory=list)
+
+    @property
+    def training(self) -> bool:
+        return self.grads is not None
+
+    def add_grad(self, name: str) -> Array:
+        if self.grads is None:
+            raise RuntimeError("backward: expected a pass in training, got one without gradients")
+        return self.grads[name]
+
+    def drop(self, p: float) -> ops.Dropout | None:
+        return ops.Dropout(p, self.seed, self.step, self.site) if self.training and p > 0 else None
+
+    def places(self) -> NDArray[np.int32]:
+        """Place of each row in its sequence, from 0."""
+        starts = np.repeat(self.cu_seqlens[:-1], np.diff(self.cu_seqlens))
+        return (np.arange(len(self.items)) - starts).astype(np.int32)
+
+
+def forward(steps: list[Step], run: Run) -> tuple[Array, Backward]:
+    """Run the list. ``backward(dy)`` goes through it from the end and adds to ``run.grads``."""
+    x: Array = np.empty((0, 0), np.float32)
+    backwards: list[Backward] = []
+    for run.site, step in enumerate(steps):
+        x, backward = KINDS[step["kind"]](x, step, run)
+        backwards.append(backward)
+
+    def all_backward(dy: Array) -> Array:
+        for step_backward in reversed(backwards):
+            dy = step_backward(dy)
+        return dy
+
+    return x, all_backward
+
+
+def embed(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    name, scale = step["table"], step["scale"]
+    y = ops.embedding_forward(run.params[name], run.items, scale=scale, workspace=run.ws)
+
+    def backward(dy: Array) -> Array:
+        ops.embedding_backward(dy, run.items, run.add_grad(name), scale=scale)
+        return dy
+
+    return y, backward
+
+
+def position(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    name, places = step["weight"], run.places()
+    x += ops.embedding_forward(run.params[name], places, workspace=run.ws)
+
+    def backward(dy: Array) -> Array:
+        ops.embedding_backward(dy, places, run.add_grad(name))
+        return dy
+
+    return x, backward
+
+
+def norm(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    weight, bias = step["weight"], step["bias"]
+    y, mean, rstd = ops.layer_norm_forward(
+        x, run.params[weight], run.params[bias], eps=step["eps"], workspace=run.ws
+    )
+
+    def backward(dy: Array) -> Array:
+        grads = {"dweight": run.add_grad(weight), "dbias": run.add_grad(bias)}
+        return ops.layer_norm_backward(dy, x, run.params[weight], mean, rstd, **grads, workspace=run.ws)[0]
+
+    return y, backward
+
+
+def linear(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    weight, bias, activation = step["weight"], step["bias"], step["activation"]
+    y, saved = ops.linear_forward(x, run.params[weight], run.params[bias], activation=activation, workspace=run.ws)
+
+    def backward(dy: Array) -> Array:
+        grads = {"dweight": run.add_grad(weight), "dbias": run.add_grad(bias)}
+        kept = {"activation": activation, "saved": saved}
+        return ops.linear_backward(dy, x, run.params[weight], **kept, **grads, workspace=run.ws)[0]
+
+    return y, backward
+
+
+def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    heads, cu = step["heads"], run.cu_seqlens
+    maps: list[Step] = [
+        {"weight": f"{step[part]}.weight", "bias": f"{step[part]}.bias", "activation": None}
+        for part in ("query", "key", "value")
+    ]
+    results, backwards = zip(*(linear(x, one, run) for one in maps), strict=True)
+    q, k, v = (y.reshape(len(y), heads, -1) for y in results)
+    table = step.get("distance_bias")
+    how: dict[str, Any] = {"causal": True, "dropout": run.drop(step["dropout"]), "workspace": run.ws}
+    how["bias"] = None if table is None else run.params[table]
+    out, lse = ops.attention_forward(q, k, v, cu, cu, **how)
+
+    def backward(dy: Array) -> Array:
+        dbias = None if table is None else run.add_grad(table)
+        dout = dy.reshape(out.shape)
+        dq, dk, dv, _ = ops.attention_backward(dout, q, k, v, out, lse, cu, cu, **how, dbias=dbias)
+        dx = backwards[0](dq.reshape(x.shape[0], -1))
+        for gradient, back in ((dk, backwards[1]), (dv, backwards[2])):
+            dx += back(gradient.reshape(x.shape[0], -1))
+        return dx
+
+    return out.reshape(len(x), -1), backward
+
+
+def dropout(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    rate = run.drop(step["p"])
+    if rate is None:
+        return x, _same
+    return ops.dropout(x, rate, workspace=run.ws), lambda dy: ops.dropout(dy, rate, workspace=run.ws)
+
+
+def save(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    run.saved.append(x)
+
+    def backward(dy: Array) -> Array:
+        dy += run.saved_grads.pop()
+        return dy
+
+    return x, backward
+
+
+def add(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    y = run.ws.empty(x.shape)
+    np.add(x, run.saved.pop(), out=y)
+
+    def backward(dy: Array) -> Array:
+        run.saved_grads.append(dy)
+        return dy
+
+    return y, backward
+
+
+def last(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    return (x, _same) if run.training else (x[run.cu_seqlens[1:] - 1], _same)
+
+
+def _same(dy: Array) -> Array:
+    return dy
+
+
+KINDS: dict[str, Callable[[Array, Step, Run], tuple[Array, Backward]]] = {
+    "embed": embed,
+    "position": position,
+    "norm": norm,
+    "linear": linear,
+    "attention": attention,
+    "dropout": dropout,
+    "save": save,
+    "add": add,
+    "last": last,
+}

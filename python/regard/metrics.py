@@ -1,0 +1,361 @@
+"""How good recommendations are: full ranking, ties by expected rank, intervals by bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .ids import drop_unknown, rows_of
+from .ragged import Ragged
+from .recommender import BLOCK, Recommender, best, blocks, expected_ranks, masked, union
+
+if TYPE_CHECKING:
+    from .data import Interactions
+    from .splits import Holdout
+
+__all__ = ["Report", "evaluate"]
+
+
+class Report(Mapping[str, float]):
+    """Metrics of one model on one holdout: ``report["ndcg@10"]``, ``report.interval("ndcg@10")``; prints as a table.
+
+    Attributes
+    ----------
+    n_users, n_items, n_targets : int
+    n_cold_targets : int or None
+        Targets with no event in training, counted like any other; None if training counts are not known.
+    n_seen_targets : int
+        Targets that are in their own history: misses where ``exclude_seen``.
+    exclude_seen : bool
+    fingerprint : str or None
+        That of the split, where the holdout carries it.
+    """
+
+    def __init__(
+        self,
+        per_user: dict[str, np.ndarray],
+        totals: dict[str, float],
+        *,
+        n_users: int,
+        n_items: int,
+        n_targets: int,
+        n_cold_targets: int | None,
+        n_seen_targets: int,
+        exclude_seen: bool,
+        fingerprint: str | None,
+    ) -> None:
+        self._per_user = per_user
+        self._values = {name: _mean(values) for name, values in per_user.items()} | totals
+        self.n_users = n_users
+        self.n_items = n_items
+        self.n_targets = n_targets
+        self.n_cold_targets = n_cold_targets
+        self.n_seen_targets = n_seen_targets
+        self.exclude_seen = exclude_seen
+        self.fingerprint = fingerprint
+
+    def __getitem__(self, name: str) -> float:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise KeyError(f"{name}: not among the metrics {', '.join(self._values)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def per_user(self, name: str) -> np.ndarray:
+        """(n_users,) float64: the metric of each user, in the order of the holdout.
+
+        Raises
+        ------
+        KeyError
+            An unknown metric, or one that only the whole has (coverage).
+        """
+        if name not in self._per_user and name in self:
+            raise KeyError(f"{name} describes all users together: it has no value per user")
+        return self._per_user[name] if name in self else np.array([self[name]])  # the latter raises
+
+    def interval(
+        self, name: str, level: float = 0.95, seed: int | np.random.Generator = 0, n_resamples: int = 1000
+    ) -> tuple[float, float]:
+        """Bootstrap interval (percentiles) of the mean over users, resampled with replacement.
+
+        It tells how far the number would move with other users, not with another seed of the training.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level: expected a number between 0 and 1, got {level}")
+        values, random = self.per_user(name), np.random.default_rng(seed)
+        n = len(values)
+        means = [_mean(values[random.integers(n, size=n)]) for _ in range(n_resamples)]
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Metrics and counts in one flat dictionary of plain Python values, ready for JSON."""
+        names = ("n_users", "n_items", "n_targets", "n_cold_targets", "n_seen_targets", "exclude_seen", "fingerprint")
+        return {**self._values, **{name: getattr(self, name) for name in names}}
+
+    def __repr__(self) -> str:
+        cutoffs = list(dict.fromkeys(name.partition("@")[2] for name in self._values))
+        names = list(dict.fromkeys(name.partition("@")[0] for name in self._values))
+        lines = [" " * 10 + "".join(f"{'@' + cutoff if cutoff else 'all':>9}" for cutoff in cutoffs)]
+        for name in names:
+            values = (self._values.get(f"{name}@{cutoff}" if cutoff else name) for cutoff in cutoffs)
+            cells = ("" if value is None else f"{value:.4f}" for value in values)
+            lines.append(f"{name:10}" + "".join(f"{cell:>9}" for cell in cells).rstrip())
+        lines.append(
+            f"{self.n_users:,} users, {self.n_targets:,} targets "
+            f"({'unknown' if self.n_cold_targets is None else f'{self.n_cold_targets:,}'} cold, "
+            f"{self.n_seen_targets:,} seen), {self.n_items:,} items, "
+            f"seen items {'excluded' if self.exclude_seen else 'ranked like others'}"
+        )
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: Any,
+    holdout: Holdout,
+    *,
+    k: int | Iterable[int] = (5, 10, 20),
+    exclude_seen: bool = True,
+    batch_size: int = BLOCK,
+    coverage: bool = True,
+    train: Interactions | None = None,
+) -> Report:
+    """Rank the whole catalogue for each user of the holdout and see where the targets land.
+
+    Parameters
+    ----------
+    model
+        A `Recommender`; or any object with ``scores(histories) -> (n, n_items)``, columns in the order of its
+        ``item_ids_`` or, without that, of ``holdout.item_ids``; or any object with
+        ``recommend(histories, k=..., exclude_seen=...)`` that returns the item ids (n, k), alone or first in a tuple.
+        Histories are handed over as a `Ragged` of ids.
+    holdout : Holdout
+    k : int or several, default (5, 10, 20)
+    exclude_seen : bool, default True
+        Rank only items that are not in the history; a target that is in it counts as a miss.
+    batch_size : int, default 256
+        Users per call of the model.
+    coverage : bool, default True
+        Also ask for lists of recommendations, for coverage and popularity; costs about as much again.
+    train : Interactions, optional
+        Where training counts are taken from; the default is the model's ``popularity_``.
+
+    Returns
+    -------
+    Report
+        Means over users of, at each k:
+
+        - ``hr``: 1 if any target is among the first k
+        - ``recall``: found targets / all targets of the user
+        - ``precision``: found targets / k
+        - ``ndcg``: sum of 1 / log2(1 + rank) over found targets, divided by that of the best order, in which the first
+          min(k, targets) places are targets
+        - ``mrr``: 1 / rank of the best target if found; ``mrr`` alone is without a limit (not for lists)
+        - ``map``: sum over found targets of (targets up to this one / its rank), divided by all targets of the user
+        - ``coverage``: part of the catalogue that stands in at least one list (of all users, so no value per user)
+        - ``popularity``: mean percentile of the recommended items when the catalogue is ordered by training events:
+          0 the least, 1 the most popular, 0.5 what random lists would have. Missing if training counts are not known
+
+    Raises
+    ------
+    ValueError
+        ``k`` below 1; a holdout without users, or with a user who has no target.
+
+    Notes
+    -----
+    A rank is ``1 + above + equal / 2``, with ``equal`` the other items of the same score, so that a model that scores
+    everything alike gains nothing from the order of the ids. Objects with only ``recommend`` are taken at their word:
+    the place in the list is the rank. NaN ranks last. An item that is several times a user's target counts once.
+    A history without an event that the model knows is ranked by popularity, as in `Recommender.recommend`.
+    Targets that the model does not know are misses.
+    """
+    cutoffs = [k] if isinstance(k, int) else sorted({int(cutoff) for cutoff in k})
+    if not cutoffs or cutoffs[0] < 1:
+        raise ValueError(f"k: expected numbers of at least 1, got {k!r}")
+    n_users, n_items = len(holdout.targets), len(holdout.item_ids)
+    targets = union(n_items, holdout.targets)
+    if not n_users:
+        raise ValueError("holdout: no users to evaluate")
+    if not targets.lengths.all():
+        user = holdout.user_ids[np.argmin(targets.lengths)]
+        raise ValueError(f"holdout: user {user!r} has no target")
+
+    judge = _judge(model)(model, holdout.item_ids)
+    ranks = np.empty(len(targets.values))
+    lists = np.full((n_users, cutoffs[-1]), -1, np.int32)
+    was_seen = np.zeros(len(targets.values), bool)
+    for block in blocks(n_users, batch_size):
+        histories = holdout.histories[block]
+        place = slice(targets.offsets[block.start], targets.offsets[block.stop])
+        found, lists[block] = judge(histories, targets[block], cutoffs[-1], exclude_seen, coverage)
+        was_seen[place] = _contains(histories, targets[block], n_items)
+        ranks[place] = np.where(was_seen[place] & exclude_seen, np.inf, found)
+
+    counts = _training_counts(model, holdout.item_ids, train)
+    per_user = _per_user(ranks, targets, cutoffs)
+    if not isinstance(judge, _Lists):
+        per_user["mrr"] = np.maximum.reduceat(1 / ranks, targets.offsets[:-1])
+    totals = {}
+    if coverage:
+        for cutoff in cutoffs:
+            shown = lists[:, :cutoff]
+            totals[f"coverage@{cutoff}"] = len(np.unique(shown[shown >= 0])) / n_items
+            if counts is not None:
+                percentile = np.append(_percentiles(counts), np.nan)  # NaN for the padding, -1
+                filled = np.maximum((shown >= 0).sum(axis=1), 1)
+                mean = np.nansum(percentile[shown], axis=1) / filled
+                per_user[f"popularity@{cutoff}"] = np.where(shown[:, 0] >= 0, mean, np.nan)
+    return Report(
+        per_user,
+        totals,
+        n_users=n_users,
+        n_items=n_items,
+        n_targets=len(ranks),
+        n_cold_targets=None if counts is None else int((counts[targets.values] == 0).sum()),
+        n_seen_targets=int(was_seen.sum()),
+        exclude_seen=exclude_seen,
+        fingerprint=getattr(holdout, "fingerprint", None),
+    )
+
+
+# ---- asking a model: ranks of the targets, and the lists, in rows of the holdout ------------------------------------
+
+
+class _Scores:
+    """An object with ``scores``."""
+
+    def __init__(self, model: Any, item_ids: np.ndarray) -> None:
+        self.model, self.item_ids = model, item_ids
+        self.own_ids = getattr(model, "item_ids_", item_ids)
+        same = self.own_ids is item_ids or np.array_equal(self.own_ids, item_ids)
+        self.to_own = None if same else rows_of(item_ids, self.own_ids)
+
+    def __call__(
+        self, histories: Ragged, targets: Ragged, k: int, exclude_seen: bool, lists: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        seen, known = self._own(histories), self._own(targets)
+        deny = union(len(self.own_ids), seen) if exclude_seen else None
+        ranks = np.full(len(targets.values), np.inf)
+        found, rows = self._ask(seen, known, k, deny, lists)
+        ranks[slice(None) if self.to_own is None else self.to_own[targets.values] >= 0] = found
+        if rows is None:
+            rows = np.full((len(histories), k), -1, np.int32)
+        elif self.to_own is not None:
+            rows = np.append(rows_of(self.own_ids, self.item_ids), np.int32(-1))[rows]
+        return ranks, rows
+
+    def _own(self, rows: Ragged) -> Ragged:
+        """Rows of the holdout as rows of the model."""
+        return rows if self.to_own is None else drop_unknown(rows.lengths, self.to_own[rows.values])
+
+    def _ask(
+        self, seen: Ragged, targets: Ragged, k: int, deny: Ragged | None, lists: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        scores = np.array(self.model.scores(Ragged(self.own_ids[seen.values], seen.offsets)), np.float32)
+        if scores.shape != (expected := (len(seen), len(self.own_ids))):
+            raise ValueError(f"scores: expected shape {expected}, got {scores.shape}")
+        scores = masked(scores, None, deny)
+        return expected_ranks(scores, targets), best(scores, k)[0] if lists else None
+
+
+class _Hooks(_Scores):
+    """A `Recommender`: asked in rows, without a matrix of scores where it can do without."""
+
+    def _ask(
+        self, seen: Ragged, targets: Ragged, k: int, deny: Ragged | None, lists: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        found = self.model._ranks_for(seen, targets, deny)
+        return found, self.model._top_k_for(seen, k, None, deny)[0] if lists else None
+
+
+class _Lists:
+    """An object with only ``recommend``: the place in the list is the rank."""
+
+    def __init__(self, model: Any, item_ids: np.ndarray) -> None:
+        self.model, self.item_ids = model, item_ids
+
+    def __call__(
+        self, histories: Ragged, targets: Ragged, k: int, exclude_seen: bool, lists: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        ids = Ragged(self.item_ids[histories.values], histories.offsets)
+        result = self.model.recommend(ids, k=k, exclude_seen=exclude_seen)
+        items = np.asarray(result[0] if isinstance(result, tuple) else result)
+        if items.shape != (len(histories), k):
+            raise ValueError(f"recommend: expected items of shape {(len(histories), k)}, got {items.shape}")
+        rows = rows_of(items.ravel(), self.item_ids).reshape(items.shape)
+        found = rows[targets.row_of] == targets.values[:, None]
+        return np.where(found.any(axis=1), 1.0 + found.argmax(axis=1), np.inf), rows
+
+
+def _judge(model: Any) -> type[_Scores] | type[_Lists]:
+    if isinstance(model, Recommender):
+        return _Hooks
+    if hasattr(model, "scores"):
+        return _Scores
+    if hasattr(model, "recommend"):
+        return _Lists
+    raise TypeError(f"model: expected an object with scores or recommend, got {type(model).__name__}")
+
+
+# ---- arithmetic -----------------------------------------------------------------------------------------------------
+
+
+def _per_user(ranks: np.ndarray, targets: Ragged, cutoffs: list[int]) -> dict[str, np.ndarray]:
+    """Metrics of each user from the ranks of the targets, inf for a miss; no user is without target."""
+    user, first, n_targets = targets.row_of, targets.offsets[:-1], targets.lengths
+    order = np.lexsort((ranks, user))
+    nth = np.empty(len(ranks))  # a target is the nth of its user
+    nth[order] = 1 + np.arange(len(ranks)) - first[user]
+    best_dcg = np.cumsum(1 / np.log2(1 + np.arange(1, 1 + cutoffs[-1])))
+
+    metrics: dict[str, dict[int, np.ndarray]] = {}
+    for k in cutoffs:
+        hit = ranks <= k
+        hits = np.add.reduceat(hit, first, dtype=np.float64)
+        gain = np.add.reduceat(hit / np.log2(1 + ranks), first)
+        for name, values in {
+            "hr": (hits > 0).astype(np.float64),
+            "recall": hits / n_targets,
+            "precision": hits / k,
+            "ndcg": gain / best_dcg[np.minimum(k, n_targets) - 1],
+            "mrr": np.maximum.reduceat(hit / ranks, first),
+            "map": np.add.reduceat(hit * nth / ranks, first) / n_targets,
+        }.items():
+            metrics.setdefault(name, {})[k] = values
+    return {f"{name}@{k}": values for name, at in metrics.items() for k, values in at.items()}
+
+
+def _contains(sets: Ragged, values: Ragged, n_items: int) -> np.ndarray:
+    """Whether each of the values is in the set of its row."""
+    return np.isin(values.row_of * n_items + values.values, sets.row_of * n_items + sets.values)
+
+
+def _training_counts(model: Any, item_ids: np.ndarray, train: Interactions | None) -> np.ndarray | None:
+    """Training events of each item of the holdout, or None."""
+    if train is not None:
+        own_ids, counts = train.item_ids, train.popularity()
+    elif hasattr(model, "popularity_"):
+        own_ids, counts = getattr(model, "item_ids_", item_ids), model.popularity_
+    else:
+        return None
+    return np.append(counts, 0)[rows_of(item_ids, own_ids)]
+
+
+def _percentiles(counts: np.ndarray) -> np.ndarray:
+    """Place of each item in the order of its count, from 0 (fewest) to 1; equal counts share their mean place."""
+    ordered = np.sort(counts)
+    place = (np.searchsorted(ordered, counts, "left") + np.searchsorted(ordered, counts, "right") - 1) / 2
+    return place / max(len(counts) - 1, 1)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean over the users who have a value; NaN if nobody has."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")

@@ -1,0 +1,1 @@
+"""Models, one file each: settings, parameters, and the list of steps."""

@@ -1,0 +1,428 @@
+"""What every recommender shares: histories in, recommendations out.
+
+A subclass fits, calls ``_set_catalogue`` and answers in rows (positions in ``item_ids_``) through a few hooks. Ids,
+unknown ids, allow and deny lists, empty histories and padding are dealt with here, once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from . import model_file
+from .ids import as_ids, drop_unknown, id_lists, rows_of
+from .ragged import Ragged
+
+if TYPE_CHECKING:
+    from .data import Interactions
+
+__all__ = ["OK", "POPULAR", "SHORT", "Flag", "Recommendations", "Recommender", "load"]
+
+BLOCK = 256  # users handed to a hook at a time, so that a (block x catalogue) matrix of scores stays small
+
+
+class Flag(IntFlag):
+    """What to know about one row of recommendations."""
+
+    OK = 0
+    POPULAR = 1  #: no usable event in the history: the most popular items
+    SHORT = 2  #: fewer than k items allowed: the row ends in padding
+
+
+OK, POPULAR, SHORT = Flag.OK, Flag.POPULAR, Flag.SHORT
+
+
+class Recommendations(NamedTuple):
+    """The k best items for each of n histories; unpacks as ``items, scores, flags, n_unknown``.
+
+    Attributes
+    ----------
+    items : (n, k) int64 or str
+        Item ids, best first; equal scores in the order of the ids. Padding is -1 or "".
+    scores : (n, k) float32
+        Never rising along a row; padding is -inf. Scores compare within one row only.
+    flags : (n,) uint8
+        `Flag` values: ``OK``, ``POPULAR``, ``SHORT`` or both of the latter.
+    n_unknown : (n,) int64
+        Events of the history that were skipped because their item is not in the catalogue.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    flags: np.ndarray
+    n_unknown: np.ndarray
+
+    def to_frame(self, library: str | None = None) -> Any:
+        """One line per recommended item: columns ``row``, ``item_id``, ``score``, ``rank`` (1 is the best).
+
+        Parameters
+        ----------
+        library : "polars" or "pandas", optional
+            The default is the first of the two that is installed. Padding is left out.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            The library is missing: ``pip install 'regard[files]'`` brings Polars.
+        """
+        if library not in (None, "polars", "pandas"):
+            raise ValueError(f'library: expected "polars" or "pandas", got {library!r}')
+        row, place = np.nonzero(self.scores > -np.inf)
+        columns = {"row": row, "item_id": self.items[row, place], "score": self.scores[row, place], "rank": place + 1}
+        for name in ("polars", "pandas") if library is None else (library,):
+            try:
+                return importlib.import_module(name).DataFrame(columns)
+            except ModuleNotFoundError:
+                continue
+        raise ModuleNotFoundError(f"to_frame needs {library or 'polars or pandas'}: pip install 'regard[files]'")
+
+
+class Recommender:
+    """Base of all recommenders.
+
+    A subclass implements ``fit`` (which calls ``_set_catalogue``) and ``_scores``; where it can do better than a
+    dense block of scores it overrides ``_top_k`` and ``_ranks``; where items can be compared, ``_item_similarities``.
+
+    Attributes
+    ----------
+    item_ids_ : (n_items,) int64 or str
+        The catalogue, sorted; a *row* is a position in it.
+    titles_ : (n_items,) str or None
+    popularity_ : (n_items,) int64
+        Training events per item.
+    """
+
+    item_ids_: np.ndarray
+    titles_: np.ndarray | None
+    popularity_: np.ndarray
+
+    # ---- for subclasses ---------------------------------------------------------------------------------------
+
+    def _set_catalogue(self, data: Interactions) -> None:
+        """Take item ids, titles and popularity from the training data."""
+        self.item_ids_ = data.item_ids
+        self.titles_ = data.titles
+        self.popularity_ = data.popularity()
+
+    def _scores(self, histories: Ragged) -> np.ndarray:
+        """Scores of all items: Ragged rows, none of them empty -> (n, n_items) float32."""
+        raise NotImplementedError(f"{type(self).__name__} does not score the whole catalogue")
+
+    def _top_k(
+        self, histories: Ragged, k: int, allow: Ragged | None, deny: Ragged | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Best rows and their scores: (n, k) int32 padded with -1, (n, k) float32 padded with -inf.
+
+        No history is empty; rows of ``allow`` and ``deny`` are sorted, without repeats. Ties go to the lower row.
+        """
+        return best(masked(self._scores(histories), allow, deny), k)
+
+    def _ranks(self, histories: Ragged, targets: Ragged, deny: Ragged | None) -> np.ndarray:
+        """Expected rank of each target, ``1 + above + equal / 2``, in the order of ``targets.values``, float64.
+
+        ``above`` and ``equal`` count the other items that are not denied. No history is empty. The rank of a target
+        that is itself denied means nothing: `regard.evaluate` counts it as a miss.
+        """
+        return expected_ranks(masked(self._scores(histories), None, deny), targets)
+
+    def _item_similarities(self, rows: np.ndarray) -> np.ndarray:
+        """How well every item goes with each of the given ones: (n, n_items) float32, -inf for "not at all"."""
+        raise NotImplementedError(f"{type(self).__name__} has no similarity between items")
+
+    # ---- hooks, with popularity where the history is empty ------------------------------------------------------
+
+    def _top_k_for(
+        self, histories: Ragged, k: int, allow: Ragged | None, deny: Ragged | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        rows, scores = np.empty((len(histories), k), np.int32), np.empty((len(histories), k), np.float32)
+        known, empty = np.flatnonzero(histories.lengths), np.flatnonzero(histories.lengths == 0)
+        if len(known):
+            rows[known], scores[known] = self._top_k(histories.take(known), k, take(allow, known), take(deny, known))
+        if len(empty):
+            popular = masked(self._popularity_scores(len(empty)), take(allow, empty), take(deny, empty))
+            rows[empty], scores[empty] = best(popular, k)
+        return rows, scores
+
+    def _ranks_for(self, histories: Ragged, targets: Ragged, deny: Ragged | None) -> np.ndarray:
+        ranks = np.empty(len(targets.values))
+        known, empty = np.flatnonzero(histories.lengths), np.flatnonzero(histories.lengths == 0)
+        of_known = (histories.lengths > 0)[targets.row_of]
+        if len(known):
+            ranks[of_known] = self._ranks(histories.take(known), targets.take(known), take(deny, known))
+        if len(empty):
+            popular = masked(self._popularity_scores(len(empty)), None, take(deny, empty))
+            ranks[~of_known] = expected_ranks(popular, targets.take(empty))
+        return ranks
+
+    def _popularity_scores(self, n: int) -> np.ndarray:
+        return np.repeat(self.popularity_[None].astype(np.float32), n, axis=0)
+
+    # ---- for users --------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        histories: Any,
+        k: int = 10,
+        *,
+        allow_items: Any = None,
+        deny_items: Any = None,
+        exclude_seen: bool = True,
+    ) -> Recommendations:
+        """The k best items for each history; the users need not have been seen in training.
+
+        Parameters
+        ----------
+        histories : one or many histories of item ids, oldest first
+            A flat list or array is one history (results keep their first axis, of length 1). A list of lists, a 2-D
+            array or a `Ragged` is a batch. So is a data frame (any object with ``columns``) with ``user_id``,
+            ``item_id`` and, unless its lines are in order, ``datetime``: one row per user, in the order in which
+            users first appear. Unknown ids are skipped and counted.
+        k : int, default 10
+        allow_items, deny_items : item ids, optional
+            Only these, or none of these: one flat list for all histories, or one list for each. Unknown ids are
+            ignored; an empty list of allowed items allows nothing.
+        exclude_seen : bool, default True
+            Do not recommend what the history holds.
+
+        Returns
+        -------
+        Recommendations
+
+        Raises
+        ------
+        TypeError
+            Ids of another type than the catalogue's, or of mixed types; floats (NaN among them).
+        ValueError
+            ``k`` below 1, or as many lists of allowed or denied items as there are no histories.
+        """
+        if k < 1:
+            raise ValueError(f"k: expected at least 1, got {k}")
+        rows, n_unknown = self._rows_of_histories(histories)
+        n, n_items = len(rows), len(self.item_ids_)
+        allow_of = self._item_lists("allow_items", allow_items, n)
+        deny_of = self._item_lists("deny_items", deny_items, n)
+
+        items = np.full((n, k), -1, np.int32)
+        scores = np.full((n, k), -np.inf, np.float32)
+        for block in blocks(n):
+            seen = rows[block]
+            allow = allow_of(block)
+            deny = union(n_items, deny_of(block), seen if exclude_seen else None)
+            items[block], scores[block] = self._top_k_for(seen, k, allow, deny)
+        flags = np.where(rows.lengths == 0, POPULAR, OK) | np.where((items < 0).any(axis=1), SHORT, OK)
+        return Recommendations(self._ids_of(items), scores, flags.astype(np.uint8), n_unknown)
+
+    def similar_items(self, item_ids: Any, k: int = 10) -> Recommendations:
+        """The k items that go best with each given item, itself left out.
+
+        Parameters
+        ----------
+        item_ids : one item id, or a list or array of them
+            A single id gives results with one row.
+        k : int, default 10
+
+        Raises
+        ------
+        ValueError
+            An id that is not in the catalogue; ``k`` below 1.
+        NotImplementedError
+            The model has no similarity between items.
+        """
+        if k < 1:
+            raise ValueError(f"k: expected at least 1, got {k}")
+        ids = as_ids("item_ids", [item_ids] if np.ndim(item_ids) == 0 else item_ids, self.item_ids_)
+        rows = rows_of(ids, self.item_ids_)
+        if (rows < 0).any():
+            unknown = ids[rows < 0][0]
+            raise ValueError(f"item_ids: {unknown} is not among the {len(self.item_ids_):,} items of the model")
+        items = np.full((len(rows), k), -1, np.int32)
+        scores = np.full((len(rows), k), -np.inf, np.float32)
+        for block in blocks(len(rows)):
+            itself = Ragged.from_lengths(rows[block], np.ones(len(rows[block]), np.int64))
+            items[block], scores[block] = best(masked(self._item_similarities(rows[block]), None, itself), k)
+        flags = np.where((items < 0).any(axis=1), SHORT, OK).astype(np.uint8)
+        return Recommendations(self._ids_of(items), scores, flags, np.zeros(len(rows), np.int64))
+
+    def scores(self, histories: Any) -> np.ndarray:
+        """Scores of the whole catalogue, for small batches.
+
+        Parameters
+        ----------
+        histories
+            As in `recommend`. A history with no usable event is scored by popularity.
+
+        Returns
+        -------
+        (n, n_items) float32
+            Columns in the order of ``item_ids_``. Scores compare within one row only.
+        """
+        rows, _ = self._rows_of_histories(histories)
+        out = np.empty((len(rows), len(self.item_ids_)), np.float32)
+        out[:] = self.popularity_
+        known = np.flatnonzero(rows.lengths)
+        for block in blocks(len(known)):
+            out[known[block]] = self._scores(rows.take(known[block]))
+        return out
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor and their values (the scikit-learn protocol)."""
+        names = [name for name in inspect.signature(type(self)).parameters]
+        return {name: getattr(self, name) for name in names}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change arguments of the constructor; takes effect at the next ``fit``."""
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise ValueError(f"{name}: not a parameter of {type(self).__name__}, which has {', '.join(known)}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
+
+    # ---- between ids and rows ---------------------------------------------------------------------------------
+
+    def _rows_of_histories(self, histories: Any) -> tuple[Ragged, np.ndarray]:
+        """Known events as rows, and how many were unknown in each history."""
+        if not hasattr(self, "item_ids_"):
+            raise RuntimeError(f"this {type(self).__name__} is not fitted yet: call fit first")
+        ids, _ = id_lists("histories", histories, self.item_ids_)
+        known = drop_unknown(ids.lengths, rows_of(ids.values, self.item_ids_))
+        return known, ids.lengths - known.lengths
+
+    def _item_lists(self, name: str, items: Any, n: int) -> Callable[[slice], Ragged | None]:
+        """The allowed or denied rows of a block of histories, one flat list being everyone's."""
+        if items is None:
+            return lambda block: None
+        ids, flat = id_lists(name, items, self.item_ids_)
+        if not flat and len(ids) != n:
+            raise ValueError(f"{name}: expected one flat list or {n} lists, one for each history, got {len(ids)} lists")
+        n_items = len(self.item_ids_)
+        known = union(n_items, drop_unknown(ids.lengths, rows_of(ids.values, self.item_ids_)))
+        if flat:
+            return lambda block: take(known, np.zeros(block.stop - block.start, np.int64))
+        return lambda block: take(known, np.arange(block.start, block.stop))
+
+    def _ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """Ids of rows, -1 becoming the padding."""
+        padding = -1 if self.item_ids_.dtype.kind == "i" else ""
+        return np.append(self.item_ids_, np.array([padding], self.item_ids_.dtype))[rows]
+
+
+# ---- rows and scores ----------------------------------------------------------------------------------------------
+
+
+def blocks(n: int, size: int = BLOCK) -> Iterator[slice]:
+    """Consecutive slices that cover ``range(n)``."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def take(ragged: Ragged | None, rows: np.ndarray) -> Ragged | None:
+    """``ragged.take(rows)``, None staying None."""
+    return None if ragged is None else ragged.take(rows)
+
+
+def masked(scores: np.ndarray, allow: Ragged | None, deny: Ragged | None) -> np.ndarray:
+    """Scores with -inf at items that are denied or not allowed, and in place of NaN; changes ``scores``."""
+    scores[np.isnan(scores)] = -np.inf
+    if allow is not None:
+        outside = np.ones(scores.shape, bool)
+        outside[allow.row_of, allow.values] = False
+        scores[outside] = -np.inf
+    if deny is not None:
+        scores[deny.row_of, deny.values] = -np.inf
+    return scores
+
+
+def best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k highest scores of each row, ties to the lower column; columns of -inf are no candidates.
+
+    Parameters
+    ----------
+    scores : (n, n_items) float32 without NaN
+    k : int
+        May exceed ``n_items``.
+
+    Returns
+    -------
+    columns : (n, k) int32, padded with -1
+    scores : (n, k) float32, padded with -inf
+    """
+    n, n_items = scores.shape
+    found = min(k, n_items)
+    columns = np.full((n, k), -1, np.int32)
+    highest = np.full((n, k), -np.inf, np.float32)
+    if not n or not found:
+        return columns, highest
+    threshold = -np.partition(-scores, found - 1, axis=1)[:, found - 1, None]  # from below it is slow with many ties
+    above, equal = scores > threshold, scores == threshold
+    # exactly `found` in each row: all above the threshold, then the first of those equal to it
+    equal &= np.cumsum(equal, axis=1, dtype=np.int32) <= found - above.sum(axis=1, keepdims=True)
+    chosen = np.nonzero(above | equal)[1].reshape(n, found)
+    values = np.take_along_axis(scores, chosen, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    highest[:, :found] = np.take_along_axis(values, order, axis=1)
+    columns[:, :found] = np.take_along_axis(chosen, order, axis=1)
+    columns[highest == -np.inf] = -1
+    return columns, highest
+
+
+def expected_ranks(scores: np.ndarray, targets: Ragged) -> np.ndarray:
+    """``1 + above + equal / 2`` of each target among the scores of its row, the target itself not counted."""
+    ranks = np.empty(len(targets.values))
+    rows = targets.row_of
+    for block in blocks(len(ranks)):
+        row = rows[block]
+        target = scores[row, targets.values[block], None]
+        above = (scores[row] > target).sum(axis=1)
+        equal = (scores[row] == target).sum(axis=1) - 1
+        ranks[block] = 1 + above + equal / 2
+    return ranks
+
+
+def union(n_items: int, *parts: Ragged | None) -> Ragged | None:
+    """Row by row, the sorted union of ragged item rows without repeats; None where there is no part."""
+    given = [part for part in parts if part is not None]
+    if not given:
+        return None
+    n = len(given[0])
+    keys = np.unique(np.concatenate([part.row_of * n_items + part.values for part in given]))
+    offsets = np.searchsorted(keys, np.arange(n + 1) * n_items)
+    return Ragged((keys % max(n_items, 1)).astype(np.int32), offsets)
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+_KINDS = {"self_attention": ("regard.models.self_attention", "SelfAttentionRecommender")}
+
+
+def load(path: str | os.PathLike[str], *, verify: bool = False) -> Any:
+    """Read a model that ``save`` wrote. Nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path
+    verify : bool, default False
+        Also compare the SHA-256 of every tensor with the header.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        The file is truncated, damaged, no regard model, or needs a newer version; the message says which.
+    """
+    content = model_file.read(path, verify=verify)
+    if content.header["kind"] not in _KINDS:
+        raise ValueError(f"{content.path}: unknown kind of model {content.header['kind']!r}")
+    module, name = _KINDS[content.header["kind"]]
+    try:
+        return getattr(importlib.import_module(module), name)._from_file(content)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{content.path}: the header is damaged ({error})") from None

@@ -1,0 +1,262 @@
+"""Columns of ids, times and weights, from arrays and from text files, with what is wrong in them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+COLUMNS = ("user_id", "item_id", "datetime", "weight")
+# Other spellings that are understood, compared in lower case and without "_", "-" and blanks. Ratings are no weights.
+ALIASES = {
+    "user_id": ("userid", "user", "uid"),
+    "item_id": ("itemid", "item", "iid", "movieid", "movie", "productid", "product"),
+    "datetime": ("datetime", "timestamp", "time", "date"),
+    "weight": ("weight",),
+}
+EXAMPLES = 3  # bad rows shown for each reason
+
+
+class BadRows(NamedTuple):
+    """Rows left out for one reason: how many, and the first of them as (row number, content)."""
+
+    reason: str
+    count: int
+    examples: tuple[tuple[int, str], ...]
+
+
+# ---- columns: each parser returns (values, which are bad) ------------------------------------------------------------
+
+
+def objects(values: Iterable[Any]) -> NDArray[Any]:
+    """A 1-D object array, also of values that are sequences themselves."""
+    cells = list(values)
+    array = np.empty(len(cells), object)
+    array[:] = cells
+    return array
+
+
+def flat(name: str, values: ArrayLike) -> NDArray[Any]:
+    # NumPy makes strings of [1, "a"] and numbers of [True]: lists are looked at value by value
+    array = objects(values) if isinstance(values, (list, tuple)) else np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
+    return array
+
+
+def _missing(value: Any) -> bool:
+    """None, NaN, NaT, the NA of pandas, empty text."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return bool(value != value) or (isinstance(value, str) and not value.strip())
+
+
+def read_ids(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Ids as int64, or as str in an object array."""
+    if array.dtype.kind in "iu":
+        if array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any():
+            raise ValueError(f"{name}: an id is beyond the range of int64")
+        return array.astype(np.int64, copy=False), np.zeros(len(array), bool)
+    if array.dtype.kind == "f":
+        bad = np.isnan(array)
+        numbers = np.where(bad, 0, array)
+        if (numbers != np.floor(numbers)).any() or (np.abs(numbers) >= 2**53).any():
+            raise TypeError(f"{name}: expected integers or strings as ids, got {array.dtype} that are not whole numbers")
+        return numbers.astype(np.int64), bad
+    if array.dtype.kind != "O":
+        array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+        array = (array.astype(str) if array.dtype.kind in "Mm" else array).astype(object)
+    cells = array.tolist()
+    bad = np.fromiter(map(_missing, cells), bool, len(cells))
+    types = set(map(type, array[~bad].tolist() if bad.any() else cells))
+    kinds = {_kind(t) for t in types}
+    if kinds <= {"int", "float"} and kinds:
+        array = np.where(bad, np.nan if "float" in kinds else 0, array)
+        try:
+            numbers, _ = read_ids(name, array.astype(np.float64 if "float" in kinds else np.int64))
+        except OverflowError:
+            raise ValueError(f"{name}: an id is beyond the range of int64") from None
+        return numbers, bad
+    if len(kinds) > 1 or "bool" in kinds:
+        raise TypeError(f"{name}: expected ids that are all integers or all strings, got {' and '.join(sorted(kinds))}")
+    if kinds - {"str"}:
+        array = objects(c.decode() if isinstance(c, bytes) else str(c) for c in cells)
+    return array, bad
+
+
+def _kind(t: type) -> str:
+    for kind, members in (("bool", (bool, np.bool)), ("int", (int, np.integer)), ("float", (float, np.floating))):
+        if issubclass(t, members):
+            return kind
+    return "str" if issubclass(t, str) else t.__name__
+
+
+def plain_integers(texts: NDArray[Any]) -> NDArray[Any]:
+    """Text ids as int64 if every one of them is the plain form of an integer (missing ones as None), else unchanged."""
+    numbers: dict[str, int | None] = {}
+    for text in set(texts.tolist()):
+        try:
+            numbers[text] = int(text) if text.strip() else None
+        except ValueError:
+            return texts
+        if text.strip() and (str(numbers[text]) != text or abs(int(text)) > np.iinfo(np.int64).max):
+            return texts
+    found = list(map(numbers.__getitem__, texts.tolist()))
+    return objects(found) if None in numbers.values() else np.array(found, np.int64)
+
+
+def read_times(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Unix seconds; NumPy times are rounded to microseconds."""
+    if array.dtype.kind == "M":
+        bad = np.isnat(array)
+        micro = np.where(bad, np.datetime64(0, "us"), array.astype("datetime64[us]")).astype(np.int64)
+        return (micro // 10**6 if not (micro % 10**6).any() else micro / 1e6), bad
+    return _numbers(name, array, seconds)
+
+
+def read_weights(name: str, array: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    values, bad = _numbers(name, array, float)
+    with np.errstate(over="ignore"):
+        weights = values.astype(np.float32)
+    return weights, bad | ~np.isfinite(weights)
+
+
+def _numbers(name: str, array: NDArray[Any], read: Callable[[Any], float]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64), np.zeros(len(array), bool)
+    if array.dtype.kind not in "fOUT":
+        raise TypeError(f"{name}: expected numbers, got {array.dtype}")
+    try:
+        values = array.astype(np.float64)
+    except (TypeError, ValueError):
+        values = np.fromiter((_number(value, read) for value in array.tolist()), np.float64, len(array))
+    return values, ~np.isfinite(values)
+
+
+def _number(value: Any, read: Callable[[Any], float]) -> float:
+    try:
+        return float("nan") if _missing(value) else float(read(value))
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def seconds(time: Any) -> float:
+    """Unix seconds of a number, `datetime.datetime`, `numpy.datetime64` or ISO 8601 text; UTC without a time zone.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is none of these.
+    """
+    if isinstance(time, np.datetime64):
+        return float(time.astype("datetime64[us]").astype(np.int64)) / 1e6 if not np.isnat(time) else float("nan")
+    if isinstance(time, str):
+        try:
+            return float(time)
+        except ValueError:
+            time = dt.datetime.fromisoformat(time.strip())
+    if isinstance(time, dt.date) and not isinstance(time, dt.datetime):
+        time = dt.datetime(time.year, time.month, time.day)
+    if isinstance(time, dt.datetime):
+        return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
+    return float(time)
+
+
+def whole(times: NDArray[Any]) -> NDArray[Any]:
+    """Times as int64 if all are whole seconds."""
+    if times.dtype.kind == "f" and (np.abs(times) < 2**53).all() and (times == np.floor(times)).all():
+        return times.astype(np.int64)
+    return times
+
+
+def encode(ids: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Sorted unique ids, and for each id its place among them."""
+    if ids.dtype.kind == "i":
+        unique, places = np.unique(ids, return_inverse=True)
+        return unique, places
+    cells = ids.tolist()
+    words = sorted(set(cells))  # by code point, as NumPy compares
+    place = dict(zip(words, range(len(words)), strict=True))
+    return np.array(words, str), np.fromiter(map(place.__getitem__, cells), np.int64, len(cells))
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_text(
+    path: Path, columns: Mapping[str, str] | Sequence[str | None] | None, separator: str | None
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], BadRows]:
+    """Our columns as text, the number of each line, and the lines with a wrong number of fields."""
+    import csv
+    import gzip
+    import zlib
+    from operator import itemgetter
+
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            if not first:
+                raise ValueError(f"{path}: the file is empty")
+            file.seek(0)
+            split = separator or next((s for s in "\t,;| " if s in first), ",")
+            rows: Iterator[list[str]] = (
+                csv.reader(file, delimiter=split)
+                if len(split) == 1
+                else (line.rstrip("\r\n").split(split) if line.strip() else [] for line in file)
+            )
+            if columns is None or isinstance(columns, Mapping):
+                header, start = next(rows), 2
+                names = resolve(header, columns)
+            else:
+                header, start = list(columns), 1  # type: ignore[assignment]
+                names = resolve(header, None)
+            pick = itemgetter(*(header.index(theirs) for theirs in names.values()))
+            # tuples, not the rows themselves: the garbage collector does not walk a million tuples of text
+            picked, numbers, wrong, examples = [], [], 0, []
+            for number, row in enumerate(rows, start):
+                if len(row) == len(header):
+                    picked.append(pick(row))
+                    numbers.append(number)
+                elif row:
+                    wrong += 1
+                    if wrong <= EXAMPLES:
+                        examples.append((number, split.join(row)))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: damaged or cut-off gzip file ({error})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text ({error})") from error
+    except csv.Error as error:
+        raise ValueError(f"{path}: {error}") from error
+    cells = zip(*picked, strict=True) if picked else ([] for _ in names)
+    texts = {ours: objects(column) for ours, column in zip(names, cells, strict=True)}
+    return texts, np.array(numbers, np.int64), BadRows(f"not {len(header)} fields", wrong, tuple(examples))
+
+
+def resolve(found: Sequence[str | None], columns: Mapping[str, str] | None) -> dict[str, str]:
+    """Our name → the name of the column, by `columns`, by the very name, or by a known alias."""
+    columns = columns or {}
+    for theirs, ours in columns.items():
+        if theirs not in found:
+            raise ValueError(f"columns: no column {theirs!r}, only {', '.join(map(str, found))}")
+        if ours not in COLUMNS:
+            raise ValueError(f"columns: expected one of {', '.join(COLUMNS)} for {theirs!r}, got {ours!r}")
+    names: dict[str, str] = {}
+    for ours in COLUMNS:
+        free = [name for name in found if name is not None and name not in columns]
+        matches = [theirs for theirs, target in columns.items() if target == ours]
+        matches = matches or [name for name in free if name == ours]
+        squeezed = {name: name.lower().replace("_", "").replace("-", "").replace(" ", "") for name in free}
+        matches = matches or [name for name in free if squeezed[name] in ALIASES[ours]]
+        if len(matches) > 1:
+            raise ValueError(f"columns: which one is {ours}: {', '.join(matches)}? Say so, e.g. {{{matches[0]!r}: {ours!r}}}")
+        if matches:
+            names[ours] = matches[0]
+        elif ours in ("user_id", "item_id"):
+            raise ValueError(
+                f"columns: no {ours} among {', '.join(map(str, found))}; rename, e.g. columns={{{found[0]!r}: {ours!r}}}"
+            )
+    return names
