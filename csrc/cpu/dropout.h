@@ -10,38 +10,41 @@
 namespace regard {
 namespace REGARD_ISA_ID {
 
+typedef uint32_t vu __attribute__((vector_size(4 * REGARD_VW)));
+typedef uint32_t vu_unaligned __attribute__((vector_size(4 * REGARD_VW), aligned(4), may_alias));
+
+static inline vu splat(uint32_t x) { return reinterpret_cast<vu>(splat(static_cast<int32_t>(x))); }
+
 static __attribute__((noinline)) void philox_64(const uint32_t key[2], uint32_t block, uint32_t c1, uint32_t c2,
-                                                uint32_t c3, uint32_t out[64]) {
-  uint32_t x0[16], x1[16], x2[16], x3[16];
-  for (uint32_t i = 0; i < 16; ++i) x0[i] = block * 16 + i, x1[i] = c1, x2[i] = c2, x3[i] = c3;
-  uint32_t k0 = key[0], k1 = key[1];
-  for (int round = 0; round < 10; ++round) {
+                                                uint32_t c3, uint32_t* out) {
 #pragma omp simd
-    for (int i = 0; i < 16; ++i) {
-      const uint64_t a = uint64_t{x0[i]} * 0xD2511F53u, b = uint64_t{x2[i]} * 0xCD9E8D57u;
-      x0[i] = static_cast<uint32_t>(b >> 32) ^ x1[i] ^ k0;
-      x2[i] = static_cast<uint32_t>(a >> 32) ^ x3[i] ^ k1;
-      x1[i] = static_cast<uint32_t>(b);
-      x3[i] = static_cast<uint32_t>(a);
+  for (uint32_t i = 0; i < 16; ++i) {
+    uint32_t x0 = block * 16 + i, x1 = c1, x2 = c2, x3 = c3, k0 = key[0], k1 = key[1];
+#pragma GCC unroll 10
+    for (int round = 0; round < 10; ++round) {
+      const uint32_t a_high = static_cast<uint32_t>((uint64_t{x0} * 0xD2511F53u) >> 32), a_low = x0 * 0xD2511F53u;
+      const uint32_t b_high = static_cast<uint32_t>((uint64_t{x2} * 0xCD9E8D57u) >> 32), b_low = x2 * 0xCD9E8D57u;
+      x0 = b_high ^ x1 ^ k0, x1 = b_low;
+      x2 = a_high ^ x3 ^ k1, x3 = a_low;
+      k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    out[i] = x0, out[16 + i] = x1, out[32 + i] = x2, out[48 + i] = x3;
   }
-  memcpy(out, x0, sizeof x0);
-  memcpy(out + 16, x1, sizeof x1);
-  memcpy(out + 32, x2, sizeof x2);
-  memcpy(out + 48, x3, sizeof x3);
 }
 
 // y[c] = x[c] * keep(column + c) / (1 - p) for c < n; `column` is a multiple of 64. x and y may be the same.
 static inline void dropout_columns(const Dropout& d, int64_t column, int64_t n, uint32_t c1, uint32_t c2, uint32_t c3,
                                    const float* x, float* y) {
   uint32_t random[64];
+  const vu threshold = splat(d.threshold);
   for (int64_t c = 0; c < n; c += 64) {
     philox_64(d.key, static_cast<uint32_t>((column + c) / 64), c1, c2, c3, random);
     const int64_t width = at_most(64, n - c);
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) y[c + i] = random[i] >= d.threshold ? x[c + i] * d.scale : 0.0f;
+    for (int64_t i = 0; i < width; i += VW) {
+      const int64_t lanes_left = at_most(VW, width - i);
+      const vi keep = *reinterpret_cast<const vu_unaligned*>(random + i) >= threshold;
+      store_first(y + c + i, keep ? load_first(x + c + i, lanes_left) * splat(d.scale) : splat(0.0f), lanes_left);
+    }
   }
 }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class _Decayed(Recommender):
     #: Parameters that only change the query: candidates of `tune` that differ in these alone share one fit.
     query_params = ("decay", "history")
     #: What `tune` tries: values of each parameter, those that need a new fit first.
-    grid: ClassVar[Mapping[str, Sequence[Any]]]
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     def _scores(self, histories: Ragged) -> np.ndarray:
         if self.history is not None:
@@ -83,7 +83,11 @@ class SequentialRules(_Decayed):
         Weight of an event t that comes before s; 1 looks at nearness alone, not at order.
     """
 
-    grid = {"backward": (0.0, 0.3, 1.0), "target_exponent": (0.0, 0.2, 0.4), "decay": (0.5, 0.6, 0.7, 0.8, 0.9)}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "backward": (0.0, 0.3, 1.0),
+        "target_exponent": (0.0, 0.2, 0.4),
+        "decay": (0.5, 0.6, 0.7, 0.8, 0.9),
+    }
 
     def __init__(
         self,
@@ -117,7 +121,9 @@ class SequentialRules(_Decayed):
                 if self.backward:
                     yield later, earlier, self.backward * source_weight[later] * target_weight[earlier] / distance
 
-        self.table_ = Table.from_pairs(pairs(), data.n_items, n_pairs=len(values) * self.window)
+        self.table_ = table_from_pairs(
+            pairs(), data.n_items, n_pairs=len(values) * self.window * (2 if self.backward else 1)
+        )
         return self
 
 
@@ -136,7 +142,10 @@ class ItemKNN(_Decayed):
         Keep only that many targets of each source, those of the highest weight; None keeps all.
     """
 
-    grid = {"target_exponent": (0.5, 0.2, 0.0), "decay": (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "target_exponent": (0.5, 0.2, 0.0),
+        "decay": (1.0, 0.9, 0.8, 0.7, 0.6, 0.5),
+    }
 
     def __init__(
         self,
@@ -165,7 +174,7 @@ class ItemKNN(_Decayed):
                 kept = np.sort(kept[np.argsort(-weight[kept], kind="stable")[: self.neighbours]])
             columns.append(kept.astype(np.int32))
             weights.append(weight[kept])
-        self.table_ = Table.from_rows(columns, weights, data.n_items)
+        self.table_ = table_from_rows(columns, weights)
         return self
 
 
@@ -194,7 +203,10 @@ class EASE(_Decayed):
     the library and the number of threads that NumPy was built and started with.
     """
 
-    grid = {"regularization": (300.0, 1000.0), "decay": (1.0, 0.9, 0.8, 0.7, 0.6)}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "regularization": (300.0, 100.0, 1000.0),
+        "decay": (1.0, 0.9, 0.8, 0.7, 0.6),
+    }
 
     def __init__(self, *, regularization: float = 300.0, decay: float = 1.0, max_items: int = 20_000) -> None:
         self.regularization = regularization
@@ -217,11 +229,13 @@ class EASE(_Decayed):
         table = np.linalg.inv(gram)
         table /= -table.diagonal()
         table[np.diag_indices(n)] = 0
-        self.table_ = Table(table)
+        self.table_ = DenseTable(table)
         return self
 
 
-def tune(candidates: type[Recommender] | Iterable[Recommender], split: Split, *, metric: str = "ndcg@10") -> Recommender:
+def tune(
+    candidates: type[Recommender] | Iterable[Recommender], split: Split, *, metric: str = "ndcg@10"
+) -> Recommender:
     """Fit each candidate on the training part and return the best on the validation part, fitted.
 
     The test part is not looked at. Of equal candidates the first wins.
@@ -238,6 +252,8 @@ def tune(candidates: type[Recommender] | Iterable[Recommender], split: Split, *,
     >>> model = tune(SequentialRules, split)  # doctest: +SKIP
     >>> model = tune([EASE(decay=decay) for decay in (1.0, 0.9, 0.8)], split)  # doctest: +SKIP
     """
+    if split.validation is None:
+        raise ValueError("split: expected one with a validation part to choose by")
     if isinstance(candidates, type):
         grid = getattr(candidates, "grid", {})
         candidates = [candidates(**dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
@@ -279,72 +295,73 @@ def common_users(data: Interactions) -> Iterator[np.ndarray]:
         yield np.bincount(items_of_user.take(users[start:end]).values, minlength=data.n_items)
 
 
-class Table:
-    """Weights between items, (n_items, n_items), dense or as compressed rows, and the sums that models take of them.
+class Table(Protocol):
+    """Weights between items, (n_items, n_items), and the sums that models take of its rows.
 
-    Small or full tables are dense: adding whole rows is faster than following indices. Sums are added in the order of
-    the events, without BLAS, so they do not depend on threads.
-
-    Parameters
-    ----------
-    dense : (n_items, n_items) float32, optional
-    offsets, columns, weights : (n_items + 1,) int64, (n,) int32, (n,) float32, optional
-        Compressed rows, used where there is no dense table.
+    Sums are added in the order of the events, without BLAS, so they do not depend on the number of threads.
     """
-
-    #: A table with fewer cells than this (256 MiB) is dense if at least a twentieth of it is filled.
-    MAX_DENSE = 2**26
-
-    def __init__(
-        self,
-        dense: np.ndarray | None = None,
-        offsets: np.ndarray | None = None,
-        columns: np.ndarray | None = None,
-        weights: np.ndarray | None = None,
-    ) -> None:
-        self.dense, self.offsets, self.columns, self.weights = dense, offsets, columns, weights
-
-    @classmethod
-    def from_rows(cls, columns: list[np.ndarray], weights: list[np.ndarray], n_items: int) -> Self:
-        """From the filled columns of each row and their weights."""
-        lengths = np.array([len(row) for row in columns], np.int64)
-        if n_items**2 <= min(cls.MAX_DENSE, 20 * lengths.sum()):
-            dense = np.zeros((n_items, n_items), np.float32)
-            for row, (place, weight) in enumerate(zip(columns, weights, strict=True)):
-                dense[row, place] = weight
-            return cls(dense)
-        return cls(None, np.concatenate([[0], np.cumsum(lengths)]), np.concatenate(columns), np.concatenate(weights))
-
-    @classmethod
-    def from_pairs(
-        cls, pairs: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], n_items: int, n_pairs: int
-    ) -> Self:
-        """Sum of the weights of each pair (source, target), from chunks of sources, targets and weights."""
-        if n_items**2 <= min(cls.MAX_DENSE, 20 * n_pairs):
-            dense = np.zeros(n_items**2)
-            for source, target, weight in pairs:
-                np.add.at(dense, source * np.int64(n_items) + target, weight)
-            return cls(dense.reshape(n_items, n_items).astype(np.float32))
-        chunks = [(source * np.int64(n_items) + target, weight) for source, target, weight in pairs]
-        keys = np.concatenate([key for key, _ in chunks] or [np.empty(0, np.int64)])
-        cells, place = np.unique(keys, return_inverse=True)
-        sums = np.bincount(place, np.concatenate([weight for _, weight in chunks] or [np.empty(0)]), len(cells))
-        offsets = np.searchsorted(cells, np.arange(n_items + 1) * np.int64(n_items))
-        return cls(None, offsets, (cells % max(n_items, 1)).astype(np.int32), sums.astype(np.float32))
 
     def weighted_sums(self, rows: Ragged, weights: np.ndarray) -> np.ndarray:
         """Sum of the weighted table rows for each list of rows: (n, n_items) float32."""
-        if self.dense is not None:
-            sums = np.empty((len(rows), self.dense.shape[1]), np.float32)
-            weights = weights.astype(np.float32)
-            for row, out in enumerate(sums):
-                events = slice(rows.offsets[row], rows.offsets[row + 1])
-                np.einsum("i,ij->j", weights[events], self.dense[rows.values[events]], out=out)
-            return sums
-        n_items = len(self.offsets) - 1
-        table = Ragged(self.columns, self.offsets)
-        taken = table.take(rows.values)
-        lengths = taken.lengths
-        cells = np.repeat(rows.row_of * n_items, lengths) + taken.values
-        parts = np.repeat(weights, lengths) * Ragged(self.weights, self.offsets).take(rows.values).values
+
+
+class DenseTable:
+    """All weights; for small or well filled tables, where adding whole rows is faster than following indices."""
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self.weights = weights
+
+    def weighted_sums(self, rows: Ragged, weights: np.ndarray) -> np.ndarray:
+        """As `Table.weighted_sums`, in float32."""
+        sums = np.empty((len(rows), len(self.weights)), np.float32)
+        weights = weights.astype(np.float32)
+        for row, out in enumerate(sums):
+            events = slice(rows.offsets[row], rows.offsets[row + 1])
+            np.einsum("i,ij->j", weights[events], self.weights[rows.values[events]], out=out)
+        return sums
+
+
+class SparseTable:
+    """The filled places of each row and their weights."""
+
+    def __init__(self, columns: Ragged, weights: np.ndarray) -> None:
+        self.columns, self.weights = columns, Ragged(weights, columns.offsets)
+
+    def weighted_sums(self, rows: Ragged, weights: np.ndarray) -> np.ndarray:
+        """As `Table.weighted_sums`, added in float64."""
+        n_items = len(self.columns)
+        columns = self.columns.take(rows.values)
+        cells = np.repeat(rows.row_of * n_items, columns.lengths) + columns.values
+        parts = np.repeat(weights, columns.lengths) * self.weights.take(rows.values).values
         return np.bincount(cells, parts, len(rows) * n_items).reshape(len(rows), n_items).astype(np.float32)
+
+
+def is_dense(n_items: int, n_filled: int) -> bool:
+    """Whether a table is small (at most 256 MiB in full) and filled to a twentieth or more."""
+    return n_items**2 <= min(2**26, 20 * n_filled)
+
+
+def table_from_rows(columns: list[np.ndarray], weights: list[np.ndarray]) -> Table:
+    """From the filled columns of each row and their weights."""
+    filled = Ragged.from_lengths(np.concatenate(columns), [len(row) for row in columns])
+    n_items = len(filled)
+    if not is_dense(n_items, len(filled.values)):
+        return SparseTable(filled, np.concatenate(weights))
+    dense = np.zeros((n_items, n_items), np.float32)
+    dense[filled.row_of, filled.values] = np.concatenate(weights)
+    return DenseTable(dense)
+
+
+def table_from_pairs(pairs: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], n_items: int, n_pairs: int) -> Table:
+    """From chunks of sources, targets and weights, at most ``n_pairs`` in all: the sum of the weights of each pair."""
+    cells = ((source * np.int64(n_items) + target, weight) for source, target, weight in pairs)
+    if is_dense(n_items, n_pairs):
+        sums = np.zeros(n_items**2)
+        for cell, weight in cells:
+            np.add.at(sums, cell, weight)
+        return DenseTable(sums.reshape(n_items, n_items).astype(np.float32))
+    chunks = [(np.empty(0, np.int64), np.empty(0)), *cells]
+    filled, place = np.unique(np.concatenate([cell for cell, _ in chunks]), return_inverse=True)
+    weights = np.bincount(place, np.concatenate([weight for _, weight in chunks]), len(filled))
+    columns = Ragged((filled % n_items).astype(np.int32), np.searchsorted(filled, np.arange(n_items + 1) * n_items))
+    return SparseTable(columns, weights.astype(np.float32))

@@ -33,6 +33,7 @@ from .tables import (
 
 __all__ = ["BadRows", "DataReport", "Interactions", "RegardDataWarning"]
 
+
 class RegardDataWarning(UserWarning):
     """Some rows of the input could not be used."""
 
@@ -187,7 +188,7 @@ class Interactions:
         path = Path(path)
         if path.suffix == ".parquet":
             try:
-                import polars
+                import polars  # noqa: PLC0415
             except ImportError:
                 raise ImportError("reading Parquet needs Polars: pip install 'regard[files]'") from None
             if columns is not None and not isinstance(columns, Mapping):
@@ -298,8 +299,8 @@ class Interactions:
         columns: dict[str, NDArray[Any]] = {}
         usable = np.ones(n, bool)
         found = [broken] if broken and broken.count else []
-        for name in given:
-            columns[name], bad = parse[name](name, given[name])
+        for name, values in given.items():
+            columns[name], bad = parse[name](name, values)
             bad &= usable
             if bad.any():
                 examples = tuple(

@@ -17,7 +17,8 @@ attention causal self-attention: three linear maps ``query``, ``key``, ``value``
 dropout  with rate ``p``, in training
 save     remembers x
 add      adds the x that the last open ``save`` remembered
-last     keeps the last row of each sequence; in training, where every place is predicted, does nothing
+last     keeps the last row of each sequence, in x and in what is saved; in training, where every place is
+         predicted, does nothing
 ======== ==================================================================================================
 """
 
@@ -201,7 +202,11 @@ def add(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
 
 
 def last(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
-    return (x, _same) if run.training else (x[run.cu_seqlens[1:] - 1], _same)
+    if run.training:
+        return x, _same
+    newest = run.cu_seqlens[1:] - 1
+    run.saved = [saved[newest] for saved in run.saved]
+    return x[newest], _same
 
 
 def _same(dy: Array) -> Array:

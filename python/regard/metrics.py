@@ -30,7 +30,7 @@ class Report(Mapping[str, float]):
         Targets that are in their own history: misses where ``exclude_seen``.
     exclude_seen : bool
     fingerprint : str or None
-        That of the split, where the holdout carries it.
+        That of the holdout: two reports compare only where these are equal. None if the holdout has none.
     """
 
     def __init__(
@@ -189,15 +189,15 @@ def evaluate(
 
     judge = _judge(model)(model, holdout.item_ids)
     ranks = np.empty(len(targets.values))
+    was_seen = _contains(holdout.histories, targets, n_items)
     lists = np.full((n_users, cutoffs[-1]), -1, np.int32)
-    was_seen = np.zeros(len(targets.values), bool)
     for block in blocks(n_users, batch_size):
-        histories = holdout.histories[block]
         place = slice(targets.offsets[block.start], targets.offsets[block.stop])
-        found, lists[block] = judge(histories, targets[block], cutoffs[-1], exclude_seen, coverage)
-        was_seen[place] = _contains(histories, targets[block], n_items)
-        ranks[place] = np.where(was_seen[place] & exclude_seen, np.inf, found)
-
+        ranks[place], lists[block] = judge(
+            holdout.histories[block], targets[block], cutoffs[-1], exclude_seen, coverage
+        )
+    if exclude_seen:
+        ranks[was_seen] = np.inf
     counts = _training_counts(model, holdout.item_ids, train)
     per_user = _per_user(ranks, targets, cutoffs)
     if not isinstance(judge, _Lists):
@@ -221,7 +221,7 @@ def evaluate(
         n_cold_targets=None if counts is None else int((counts[targets.values] == 0).sum()),
         n_seen_targets=int(was_seen.sum()),
         exclude_seen=exclude_seen,
-        fingerprint=getattr(holdout, "fingerprint", None),
+        fingerprint=holdout.fingerprint() if hasattr(holdout, "fingerprint") else None,
     )
 
 
@@ -345,7 +345,8 @@ def _training_counts(model: Any, item_ids: np.ndarray, train: Interactions | Non
         own_ids, counts = getattr(model, "item_ids_", item_ids), model.popularity_
     else:
         return None
-    return np.append(counts, 0)[rows_of(item_ids, own_ids)]
+    aligned: np.ndarray = np.append(counts, 0)[rows_of(item_ids, own_ids)]
+    return aligned
 
 
 def _percentiles(counts: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ no padding, no mask. Row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -54,8 +55,8 @@ class Ragged:
         if len(falls):
             i = int(falls[0])
             raise ValueError(f"offsets: must never fall, got {self.offsets[i]} before {self.offsets[i + 1]} at {i + 1}")
-        if self.offsets[-1] != len(self.values):
-            raise ValueError(f"offsets: expected the last to be {len(self.values)} (len(values)), got {self.offsets[-1]}")
+        if (end := self.offsets[-1]) != len(self.values):
+            raise ValueError(f"offsets: expected the last to be {len(self.values)} (len(values)), got {end}")
 
     @classmethod
     def from_lists(cls, rows: Iterable[ArrayLike], dtype: DTypeLike | None = None) -> Ragged:
@@ -119,7 +120,7 @@ class Ragged:
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         bounds = self.offsets.tolist()
-        return (self.values[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+        return (self.values[a:b] for a, b in pairwise(bounds))
 
     def _pieces(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Ragged:
         """The pieces ``values[starts[i]:starts[i] + lengths[i]]`` as rows."""

@@ -163,6 +163,10 @@ class Recommender:
     def _popularity_scores(self, n: int) -> np.ndarray:
         return np.repeat(self.popularity_[None].astype(np.float32), n, axis=0)
 
+    def fit(self, data: Interactions) -> Self:
+        """Learn from interactions."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be fitted")
+
     # ---- for users --------------------------------------------------------------------------------------------
 
     def recommend(
@@ -213,7 +217,8 @@ class Recommender:
         for block in blocks(n):
             seen = rows[block]
             allow = allow_of(block)
-            deny = union(n_items, deny_of(block), seen if exclude_seen else None)
+            denied = [part for part in (deny_of(block), seen if exclude_seen else None) if part is not None]
+            deny = union(n_items, *denied) if denied else None
             items[block], scores[block] = self._top_k_for(seen, k, allow, deny)
         flags = np.where(rows.lengths == 0, POPULAR, OK) | np.where((items < 0).any(axis=1), SHORT, OK)
         return Recommendations(self._ids_of(items), scores, flags.astype(np.uint8), n_unknown)
@@ -313,7 +318,8 @@ class Recommender:
     def _ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Ids of rows, -1 becoming the padding."""
         padding = -1 if self.item_ids_.dtype.kind == "i" else ""
-        return np.append(self.item_ids_, np.array([padding], self.item_ids_.dtype))[rows]
+        ids: np.ndarray = np.append(self.item_ids_, np.array([padding], self.item_ids_.dtype))[rows]
+        return ids
 
 
 # ---- rows and scores ----------------------------------------------------------------------------------------------
@@ -387,13 +393,10 @@ def expected_ranks(scores: np.ndarray, targets: Ragged) -> np.ndarray:
     return ranks
 
 
-def union(n_items: int, *parts: Ragged | None) -> Ragged | None:
-    """Row by row, the sorted union of ragged item rows without repeats; None where there is no part."""
-    given = [part for part in parts if part is not None]
-    if not given:
-        return None
-    n = len(given[0])
-    keys = np.unique(np.concatenate([part.row_of * n_items + part.values for part in given]))
+def union(n_items: int, *parts: Ragged) -> Ragged:
+    """Row by row, the sorted union of ragged item rows (at least one part), without repeats."""
+    n = len(parts[0])
+    keys = np.unique(np.concatenate([part.row_of * n_items + part.values for part in parts]))
     offsets = np.searchsorted(keys, np.arange(n + 1) * n_items)
     return Ragged((keys % max(n_items, 1)).astype(np.int32), offsets)
 

@@ -91,7 +91,8 @@ def leave_one_out(data: Interactions) -> Split:
     sequences = data.sequences
     asked = np.flatnonzero(sequences.lengths >= 3)
     if not len(asked):
-        raise ValueError(f"data: leave-one-out needs a user with 3 events, got {sequences.lengths.max(initial=0)} at most")
+        most = sequences.lengths.max(initial=0)
+        raise ValueError(f"data: leave-one-out needs a user with 3 events, got {most} at most")
     long = sequences.take(asked)
     users = data.user_ids[asked]
     validation = Holdout(data.item_ids, users, long.drop_last(2), long.drop_last(1).tail(1))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +23,8 @@ ALIASES = {
 EXAMPLES = 3  # bad rows shown for each reason
 
 
-class BadRows(NamedTuple):
+@dataclass(frozen=True)
+class BadRows:
     """Rows left out for one reason: how many, and the first of them as (row number, content)."""
 
     reason: str
@@ -52,7 +55,9 @@ def _missing(value: Any) -> bool:
     """None, NaN, NaT, the NA of pandas, empty text."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    return bool(value != value) or (isinstance(value, str) and not value.strip())
+    if isinstance(value, str):
+        return not value.strip()
+    return bool(value != value)  # noqa: PLR0124  # NaN of any type
 
 
 def read_ids(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -65,7 +70,7 @@ def read_ids(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.b
         bad = np.isnan(array)
         numbers = np.where(bad, 0, array)
         if (numbers != np.floor(numbers)).any() or (np.abs(numbers) >= 2**53).any():
-            raise TypeError(f"{name}: expected integers or strings as ids, got {array.dtype} that are not whole numbers")
+            raise TypeError(f"{name}: expected integers or strings as ids, got {array.dtype} with fractions")
         return numbers.astype(np.int64), bad
     if array.dtype.kind != "O":
         array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
@@ -191,10 +196,9 @@ def read_text(
     path: Path, columns: Mapping[str, str] | Sequence[str | None] | None, separator: str | None
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], BadRows]:
     """Our columns as text, the number of each line, and the lines with a wrong number of fields."""
-    import csv
-    import gzip
-    import zlib
-    from operator import itemgetter
+    import csv  # noqa: PLC0415  # import regard loads NumPy only
+    import gzip  # noqa: PLC0415
+    import zlib  # noqa: PLC0415
 
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -209,11 +213,13 @@ def read_text(
                 else (line.rstrip("\r\n").split(split) if line.strip() else [] for line in file)
             )
             if columns is None or isinstance(columns, Mapping):
-                header, start = next(rows), 2
+                header: list[str | None] = [*next(rows)]
                 names = resolve(header, columns)
+                start = 2
             else:
-                header, start = list(columns), 1  # type: ignore[assignment]
+                header = list(columns)
                 names = resolve(header, None)
+                start = 1
             pick = itemgetter(*(header.index(theirs) for theirs in names.values()))
             # tuples, not the rows themselves: the garbage collector does not walk a million tuples of text
             picked, numbers, wrong, examples = [], [], 0, []
@@ -252,11 +258,12 @@ def resolve(found: Sequence[str | None], columns: Mapping[str, str] | None) -> d
         squeezed = {name: name.lower().replace("_", "").replace("-", "").replace(" ", "") for name in free}
         matches = matches or [name for name in free if squeezed[name] in ALIASES[ours]]
         if len(matches) > 1:
-            raise ValueError(f"columns: which one is {ours}: {', '.join(matches)}? Say so, e.g. {{{matches[0]!r}: {ours!r}}}")
+            raise ValueError(
+                f"columns: {' and '.join(matches)} could be {ours}; say which, {{{matches[0]!r}: {ours!r}}}"
+            )
         if matches:
             names[ours] = matches[0]
         elif ours in ("user_id", "item_id"):
-            raise ValueError(
-                f"columns: no {ours} among {', '.join(map(str, found))}; rename, e.g. columns={{{found[0]!r}: {ours!r}}}"
-            )
+            names_found = ", ".join(map(str, found))
+            raise ValueError(f"columns: no {ours} among {names_found}; rename with {{{found[0]!r}: {ours!r}}}")
     return names

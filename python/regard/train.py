@@ -29,6 +29,7 @@ class Settings:
     """How to train; the names are those of the recommender's arguments."""
 
     max_len: int
+    windows: str
     loss: str
     learning_rate: float
     weight_decay: float
@@ -45,7 +46,8 @@ class Settings:
         for name in ("max_len", "batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name, allowed in (("loss", tuple(LOSSES)), ("schedule", SCHEDULES)):
+        choices = {"windows": ("last", "random"), "loss": tuple(LOSSES), "schedule": SCHEDULES}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not self.learning_rate > 0:
@@ -78,7 +80,8 @@ def train(
     ----------
     steps, params : the model; ``params`` is changed in place
     sequences : Ragged of item rows, oldest first
-        The last ``max_len + 1`` events of each are used, sequences of one event are left out.
+        ``max_len + 1`` events of each are used in an epoch: the last, or (``windows="random"``) any that follow each
+        other. Sequences of one event are left out.
     validate : parameters -> a metric of which more is better; after every epoch
         With it the best epoch's parameters are returned and training stops after ``patience`` epochs without a better
         one; without it all epochs are run.
@@ -89,8 +92,8 @@ def train(
     -----
     Ctrl-C ends the loop; what was best so far is returned. The same seed gives the same bits for any number of threads.
     """
-    windows = sequences.take(np.flatnonzero(sequences.lengths > 1)).tail(settings.max_len + 1)
-    if len(windows) == 0:
+    sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
+    if len(sequences) == 0:
         raise ValueError("training data: expected at least one user with two events or more, got none")
     grads = {name: np.zeros_like(weight) for name, weight in params.items()}
     optimizer = Adam(
@@ -100,14 +103,18 @@ def train(
         max_norm=settings.max_norm,
     )
     ws = Workspace()
-    n_batches = -(-len(windows) // settings.batch_size)
+    n_batches = -(-len(sequences) // settings.batch_size)
+    spare = np.maximum(sequences.lengths - (settings.max_len + 1), 0) if settings.windows == "random" else None
     line = Progress(settings.epochs, n_batches, progress)
     outcome = Outcome(_copy(params), 0, [], interrupted=False)
     best = -np.inf
     try:
         for epoch in range(1, settings.epochs + 1):
             start, losses, events = time.perf_counter(), 0.0, 0
-            order = np.random.default_rng([settings.seed, epoch]).permutation(len(windows))
+            rng = np.random.default_rng([settings.seed, epoch])
+            order = rng.permutation(len(sequences))
+            ends = sequences.lengths if spare is None else sequences.lengths - rng.integers(0, spare + 1)
+            windows = sequences.head(ends).tail(settings.max_len + 1)
             for number, chosen in enumerate(np.array_split(order, n_batches), 1):
                 run, targets = _batch(windows.take(chosen), params, grads, settings.seed, optimizer.step_count + 1, ws)
                 loss = _gradients(steps, run, targets, settings)

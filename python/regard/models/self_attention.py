@@ -53,6 +53,8 @@ class SelfAttentionRecommender(Recommender):
     activation : "relu" or "gelu"
     positions : "absolute", "relative" or "none"
         A learned vector per place counted from the window's start, or a learned score per head and distance.
+    windows : "last" or "random"
+        Which ``max_len`` successive events of a longer history an epoch trains on.
     loss : "softmax"
         Cross-entropy over the whole catalogue.
     learning_rate, batch_size, epochs, patience
@@ -89,6 +91,7 @@ class SelfAttentionRecommender(Recommender):
         norm: str = "layer",
         activation: str = "relu",
         positions: str = "absolute",
+        windows: str = "last",
         loss: str = "softmax",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
@@ -103,7 +106,7 @@ class SelfAttentionRecommender(Recommender):
     ) -> None:
         self.dim, self.n_blocks, self.n_heads, self.ffn_dim = dim, n_blocks, n_heads, ffn_dim
         self.max_len, self.dropout, self.norm, self.activation = max_len, dropout, norm, activation
-        self.positions, self.loss = positions, loss
+        self.positions, self.windows, self.loss = positions, windows, loss
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
@@ -131,10 +134,12 @@ class SelfAttentionRecommender(Recommender):
             attention |= {part: f"{b}.attention.{part}" for part in ("query", "key", "value")}
             if self.positions == "relative":
                 attention["distance_bias"] = f"{b}.attention.distance_bias"
-            steps += [{"kind": "save"}, norm(f"{b}.attention_norm"), attention, linear(f"{b}.attention.out"), drop]
-            steps += [{"kind": "add"}, {"kind": "save"}, norm(f"{b}.ffn_norm")]
+            steps += [{"kind": "save"}, norm(f"{b}.attention_norm"), attention]
+            if i == self.n_blocks - 1:  # from here on rows do not meet: only the newest is needed
+                steps.append({"kind": "last"})
+            steps += [linear(f"{b}.attention.out"), drop, {"kind": "add"}, {"kind": "save"}, norm(f"{b}.ffn_norm")]
             steps += [linear(f"{b}.ffn.1", self.activation), drop, linear(f"{b}.ffn.2"), drop, {"kind": "add"}]
-        return [*steps, {"kind": "last"}, norm("norm")]
+        return [*steps, norm("norm")]
 
     def initial_parameters(self, n_items: int) -> Parameters:
         """Matrices from N(0, 1 / sqrt(fan in)), item vectors from N(0, 1 / dim), biases 0, norms 1."""
@@ -214,6 +219,7 @@ class SelfAttentionRecommender(Recommender):
         self._check()
         settings = Settings(
             self.max_len,
+            self.windows,
             self.loss,
             self.learning_rate,
             self.weight_decay,

@@ -1,0 +1,101 @@
+"""The whole model against an implementation in PyTorch that shares nothing with it but the weights.
+
+PyTorch is a judge, never a dependency: without it these tests are skipped.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+from regard.layers import Run, forward
+from regard.losses import softmax
+from regard.models.self_attention import SelfAttentionRecommender
+from regard.workspace import NEW
+
+torch = pytest.importorskip("torch")
+functional = torch.nn.functional
+
+N_ITEMS = 37
+
+
+def torch_hidden(model, params, sequence):
+    """One sequence at a time, dense, with a mask: (length,) item rows -> (length, dim)."""
+
+    def linear(x, name):
+        return functional.linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
+
+    def norm(x, name):
+        return functional.layer_norm(x, (model.dim,), params[f"{name}.weight"], params[f"{name}.bias"], 1e-6)
+
+    n = len(sequence)
+    place = torch.arange(n)
+    x = params["items.weight"][torch.as_tensor(sequence, dtype=torch.long)] * math.sqrt(model.dim)
+    if model.positions == "absolute":
+        x = x + params["positions.weight"][:n]
+    for i in range(model.n_blocks):
+        name = f"blocks.{i}"
+        y = norm(x, f"{name}.attention_norm")
+        q, k, v = (
+            linear(y, f"{name}.attention.{part}").view(n, model.n_heads, -1).transpose(0, 1)
+            for part in ("query", "key", "value")
+        )
+        mask = torch.full((n, n), -math.inf, dtype=x.dtype).triu(1).expand(model.n_heads, n, n)
+        if model.positions == "relative":
+            mask = mask + params[f"{name}.attention.distance_bias"][:, (place[:, None] - place[None]).clamp(min=0)]
+        a = functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask[None])[0]
+        x = x + linear(a.transpose(0, 1).reshape(n, -1), f"{name}.attention.out")
+        y = linear(norm(x, f"{name}.ffn_norm"), f"{name}.ffn.1")
+        y = torch.relu(y) if model.activation == "relu" else functional.gelu(y)
+        x = x + linear(y, f"{name}.ffn.2")
+    return norm(x, "norm")
+
+
+@pytest.mark.parametrize("positions", ["absolute", "relative", "none"])
+@pytest.mark.parametrize(
+    "shape", [{"dim": 64, "n_blocks": 2}, {"dim": 24, "n_blocks": 1, "n_heads": 3, "ffn_dim": 40, "activation": "gelu"}]
+)
+def test_loss_and_all_gradients_equal_those_of_torch_in_float64(positions, shape, isa):
+    model = SelfAttentionRecommender(
+        max_len=60, dropout=0.0, positions=positions, precision="highest", random_state=3, **shape
+    )
+    params = model.initial_parameters(N_ITEMS)
+    rng = np.random.default_rng(5)
+    for weight in params.values():  # biases and distance tables too must matter
+        weight += (rng.standard_normal(weight.shape) * 0.1).astype(np.float32)
+    lengths = [1, 2, 13, 49, 60]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    items = rng.integers(0, N_ITEMS, offsets[-1]).astype(np.int32)
+    targets = rng.integers(0, N_ITEMS, offsets[-1]).astype(np.int32)
+
+    grads = {name: np.zeros_like(weight) for name, weight in params.items()}
+    run = Run(items, offsets, params, grads)
+    h, backward = forward(model.steps(), run)
+    table = grads["items.weight"]
+    loss, dh = softmax(h, params["items.weight"], targets, table, precision="highest", ws=NEW)
+    backward(dh)
+
+    judged = {name: torch.tensor(weight, dtype=torch.float64, requires_grad=True) for name, weight in params.items()}
+    rows = [torch_hidden(model, judged, items[a:b]) for a, b in zip(offsets, offsets[1:], strict=False)]
+    hidden = torch.cat(rows)
+    expected = functional.cross_entropy(hidden @ judged["items.weight"].T, torch.as_tensor(targets, dtype=torch.long))
+    expected.backward()
+
+    # float32 against float64: rounding of 2 blocks, relative to the largest value
+    assert loss == pytest.approx(expected.item(), rel=2e-6)
+    largest = hidden.detach().abs().max().item()
+    np.testing.assert_allclose(h, hidden.detach().numpy(), rtol=0, atol=2e-5 * largest)
+    whole = max(parameter.grad.abs().max().item() for parameter in judged.values())
+    for name, parameter in judged.items():
+        np.testing.assert_allclose(grads[name], parameter.grad.numpy(), rtol=0, atol=2e-5 * whole, err_msg=name)
+
+
+def test_inference_gives_the_last_place_of_each_history():
+    model = SelfAttentionRecommender(dim=16, max_len=10, random_state=1)
+    params = model.initial_parameters(N_ITEMS)
+    items = np.arange(9, dtype=np.int32)
+    offsets = np.array([0, 4, 9])
+    last, _ = forward(model.steps(), Run(items, offsets, params))
+    judged = {name: torch.tensor(weight) for name, weight in params.items()}
+    for row, (a, b) in zip(last, [(0, 4), (4, 9)], strict=True):
+        np.testing.assert_allclose(row, torch_hidden(model, judged, items[a:b])[-1].numpy(), rtol=0, atol=1e-5)
