@@ -3,6 +3,7 @@
 PyTorch is a judge, never a dependency: without it these tests are skipped.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_loss_and_all_gradients_equal_those_of_torch_in_float64(positions, shape
     params = model.initial_parameters(N_ITEMS)
     rng = np.random.default_rng(5)
     for weight in params.values():  # biases and distance tables too must matter
-        weight += (rng.standard_normal(weight.shape) * 0.1).astype(np.float32)
+        weight[...] += (rng.standard_normal(weight.shape) * 0.1).astype(np.float32)
     lengths = [1, 2, 13, 49, 60]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     items = rng.integers(0, N_ITEMS, offsets[-1]).astype(np.int32)
@@ -76,7 +77,7 @@ def test_loss_and_all_gradients_equal_those_of_torch_in_float64(positions, shape
     backward(dh)
 
     judged = {name: torch.tensor(weight, dtype=torch.float64, requires_grad=True) for name, weight in params.items()}
-    rows = [torch_hidden(model, judged, items[a:b]) for a, b in zip(offsets, offsets[1:], strict=False)]
+    rows = [torch_hidden(model, judged, items[a:b]) for a, b in itertools.pairwise(offsets)]
     hidden = torch.cat(rows)
     expected = functional.cross_entropy(hidden @ judged["items.weight"].T, torch.as_tensor(targets, dtype=torch.long))
     expected.backward()

@@ -43,7 +43,9 @@ model, named = fitted(), fitted(NAMES)
 # ---- forms of histories ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("history", [[10, 30], (10, 30), np.array([10, 30]), np.array([10, 30], np.uint8), range(10, 31, 20)])
+@pytest.mark.parametrize(
+    "history", [[10, 30], (10, 30), np.array([10, 30]), np.array([10, 30], np.uint8), range(10, 31, 20)]
+)
 def test_a_flat_list_is_one_history(history):
     items, scores, flags, n_unknown = model.recommend(history, k=2)
     assert items.tolist() == [[20, 40]] and scores.tolist() == [[-1, -3]]
@@ -104,6 +106,7 @@ def test_a_data_frame_without_a_needed_column_or_with_missing_times_is_refused()
         (np.array([True]), "bool"),
         (np.array(["10"]), "str"),
         ([[10], ["10"]], "str"),
+        ([[[10]]], "list"),
     ],
 )
 def test_ids_of_another_type_are_refused_with_expected_and_got(ids, got):
@@ -208,14 +211,16 @@ def test_unknown_allowed_and_denied_items_are_ignored():
 
 
 @pytest.mark.parametrize("histories", [[[10]], [[]]])
-@pytest.mark.parametrize("options", [{"allow_items": []}, {"allow_items": [[]]}, {"deny_items": IDS}, {"deny_items": [IDS]}])
+@pytest.mark.parametrize(
+    "options", [{"allow_items": []}, {"allow_items": [[]]}, {"deny_items": IDS}, {"deny_items": [IDS]}]
+)
 def test_nothing_allowed_gives_padding_only(histories, options):
     items, scores, flags, _ = model.recommend(histories, k=2, **options)
     assert items.tolist() == [[-1, -1]] and (scores == -np.inf).all() and flags[0] & SHORT
 
 
 def test_the_number_of_lists_must_be_that_of_the_histories():
-    with pytest.raises(ValueError, match="deny_items: expected one flat list or 2 lists.*got 3"):
+    with pytest.raises(ValueError, match=r"deny_items: expected one flat list or 2 lists.*got 3"):
         model.recommend([[10], [20]], deny_items=[[1], [2], [3]])
 
 
@@ -228,7 +233,7 @@ def test_scores_are_those_of_the_model_and_popularity_for_empty_histories():
 
 
 def test_similar_items_leave_out_the_item_itself():
-    items, scores, flags, _ = model.similar_items([10, 30], k=2)
+    items, scores, _, _ = model.similar_items([10, 30], k=2)
     assert items.tolist() == [[20, 30], [20, 40]] and scores.tolist() == [[-1, -2], [-1, -1]]
     assert named.similar_items("eel", k=1).items.tolist() == [["dog"]]
     assert model.similar_items(10, k=5).flags.tolist() == [SHORT]

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import regard
 from regard import ops
@@ -224,7 +225,7 @@ def rewrite(path, change):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.here: no such model file"):
+    with pytest.raises(FileNotFoundError, match=r"nothing.here: no such model file"):
         regard.load(tmp_path / "nothing.here")
 
 
@@ -269,8 +270,6 @@ def test_changed_bytes_are_found_by_verify(fitted, tmp_path):
 
 
 def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path):
-    from safetensors.numpy import save_file
-
     save_file({"w": np.zeros(3, np.float32)}, tmp_path / "w")
     with pytest.raises(ValueError, match="not a regard model"):
         regard.load(tmp_path / "w")

@@ -64,9 +64,10 @@ class DataReport:
 
     def __str__(self) -> str:
         lines = [f"{self.n_used:,} of {self.n_rows:,} rows used"]
-        for reason, count, examples in self.bad:
-            shown = "; ".join(f"{self.unit} {number}: {content}" for number, content in examples)
-            lines.append(f"{count:,} left out, {reason} ({shown}{'; ...' if count > len(examples) else ''})")
+        for bad in self.bad:
+            shown = "; ".join(f"{self.unit} {number}: {content}" for number, content in bad.examples)
+            more = "; ..." if bad.count > len(bad.examples) else ""
+            lines.append(f"{bad.count:,} left out, {bad.reason} ({shown}{more})")
         return "\n  ".join(lines)
 
 

@@ -36,8 +36,8 @@ def as_ids(name: str, values: Any, item_ids: np.ndarray) -> np.ndarray:
     """
     expected = "int64" if item_ids.dtype.kind == "i" else "str"
     # NumPy would turn [1, "a"] into strings and [True] into a number: a list is looked at element by element
-    array = values if isinstance(values, np.ndarray) or not isinstance(values, Sequence) else _objects(values)
-    array = np.asarray(array)
+    listed = isinstance(values, Sequence) and not isinstance(values, np.ndarray)
+    array = np.fromiter(values, object, len(values)) if listed else np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name}: expected a flat list of ids, got an array of shape {array.shape}")
     if not array.size:
@@ -103,12 +103,6 @@ def _frame_lists(name: str, frame: Any, item_ids: np.ndarray) -> Ragged:
         keys.insert(0, time)
     order = np.lexsort(keys)  # stable: equal times keep the order of the lines
     return Ragged.from_lengths(ids[order], np.bincount(place, minlength=len(first)))
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    array = np.empty(len(values), object)
-    array[:] = values if len(values) else []
-    return array
 
 
 def _kind(value: Any) -> str:

@@ -1,9 +1,9 @@
 """The steps that models are made of, forward and backward.
 
 A model is a flat list of steps, plain dictionaries that a model file carries as they are: ``{"kind": "linear",
-"weight": "blocks.0.ffn.1.weight", ...}``. A kind is one function here, ``y, backward = kind(x, step, run)``: it returns its
-result and the function that turns the gradient of the result into the gradient of ``x``, adding the gradients of its
-parameters on the way. :func:`forward` runs a list.
+"weight": "blocks.0.ffn.1.weight", ...}``. A kind is one function here, ``y, backward = kind(x, step, run)``: it
+returns its result and the function that turns the gradient of the result into the gradient of ``x``, adding the
+gradients of its parameters on the way. :func:`forward` runs a list.
 
 ======== ==================================================================================================
 kind     what it does (x is (total, dim), all sequences one after another)
@@ -125,9 +125,7 @@ def position(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
 
 def norm(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     weight, bias = step["weight"], step["bias"]
-    y, mean, rstd = ops.layer_norm_forward(
-        x, run.params[weight], run.params[bias], eps=step["eps"], workspace=run.ws
-    )
+    y, mean, rstd = ops.layer_norm_forward(x, run.params[weight], run.params[bias], eps=step["eps"], workspace=run.ws)
 
     def backward(dy: Array) -> Array:
         grads = {"dweight": run.add_grad(weight), "dbias": run.add_grad(bias)}
@@ -141,9 +139,16 @@ def linear(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     y, saved = ops.linear_forward(x, run.params[weight], run.params[bias], activation=activation, workspace=run.ws)
 
     def backward(dy: Array) -> Array:
-        grads = {"dweight": run.add_grad(weight), "dbias": run.add_grad(bias)}
-        kept = {"activation": activation, "saved": saved}
-        return ops.linear_backward(dy, x, run.params[weight], **kept, **grads, workspace=run.ws)[0]
+        return ops.linear_backward(
+            dy,
+            x,
+            run.params[weight],
+            activation=activation,
+            saved=saved,
+            dweight=run.add_grad(weight),
+            dbias=run.add_grad(bias),
+            workspace=run.ws,
+        )[0]
 
     return y, backward
 
@@ -165,7 +170,7 @@ def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
         dbias = None if table is None else run.add_grad(table)
         dout = dy.reshape(out.shape)
         dq, dk, dv, _ = ops.attention_backward(dout, q, k, v, out, lse, cu, cu, **how, dbias=dbias)
-        dx = backwards[0](dq.reshape(x.shape[0], -1))
+        dx: Array = backwards[0](dq.reshape(x.shape[0], -1))
         for gradient, back in ((dk, backwards[1]), (dv, backwards[2])):
             dx += back(gradient.reshape(x.shape[0], -1))
         return dx

@@ -185,7 +185,7 @@ def evaluate(
         raise ValueError("holdout: no users to evaluate")
     if not targets.lengths.all():
         user = holdout.user_ids[np.argmin(targets.lengths)]
-        raise ValueError(f"holdout: user {user!r} has no target")
+        raise ValueError(f"holdout: user {user} has no target")
 
     judge = _judge(model)(model, holdout.item_ids)
     ranks = np.empty(len(targets.values))

@@ -1,7 +1,7 @@
 """The model file: safetensors, written whole or not at all, read without executing anything.
 
-Metadata ``regard`` is JSON: ``format_version`` (major.minor), ``regard_version``, ``kind``, settings, the list of steps,
-and ``sha256`` of every tensor. Tensors: the parameters; ``ids.items`` (int64, sorted) or ``ids.items.bytes`` and
+Metadata ``regard`` is JSON: ``format_version`` (major.minor), ``regard_version``, ``kind``, settings, the list of
+steps, and ``sha256`` of every tensor. Tensors: the parameters; ``ids.items`` (int64, sorted) or ``ids.items.bytes`` and
 ``ids.items.offsets`` (UTF-8, sorted); ``ids.titles.*`` where titles are known; ``popularity``. Ids are sorted, so a
 look-up is a binary search in the mapped file: no index is stored and none is built.
 """
@@ -9,6 +9,7 @@ look-up is a binary search in the mapped file: no index is stored and none is bu
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -44,6 +45,7 @@ class Content:
 def write(
     path: str | os.PathLike[str],
     header: dict[str, Any],
+    *,
     params: dict[str, NDArray[np.float32]],
     item_ids: Array,
     titles: Array | None,
@@ -52,7 +54,7 @@ def write(
     """Write to a temporary name in the same folder, sync, rename: a reader sees the old file or the new one."""
     from safetensors.numpy import save_file  # noqa: PLC0415
 
-    tensors = {name: np.ascontiguousarray(weight) for name, weight in params.items()}
+    tensors: dict[str, Array] = {name: np.ascontiguousarray(weight) for name, weight in params.items()}
     tensors |= _pack_strings(_ITEMS, item_ids) if item_ids.dtype.kind == "U" else {_ITEMS: item_ids}
     if titles is not None:
         tensors |= _pack_strings(_TITLES, titles)
@@ -132,7 +134,7 @@ def _header(path: str, metadata: dict[str, str]) -> dict[str, Any]:
         header = json.loads(metadata["regard"])
         major, _ = (int(part) for part in header["format_version"].split("."))
     except KeyError:
-        raise ValueError(f"{path}: a safetensors file, but not a regard model: its header has no `regard` entry") from None
+        raise ValueError(f"{path}: not a regard model: a safetensors file without a `regard` entry") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: the header is damaged ({error})") from None
     if major > FORMAT[0]:
@@ -174,7 +176,7 @@ def _take_strings(path: str, name: str, tensors: dict[str, Array]) -> Array:
         raise ValueError(f"{path}: {name}: offsets do not fit the text: the file is damaged")
     ends = offsets.tolist()
     try:
-        return np.array([raw[a:b].decode() for a, b in zip(ends, ends[1:], strict=False)], dtype=np.str_)
+        return np.array([raw[a:b].decode() for a, b in itertools.pairwise(ends)], dtype=np.str_)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: {name}: not UTF-8 ({error}): the file is damaged") from None
 

@@ -11,7 +11,8 @@ Results do not depend on the number of threads.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -56,10 +57,10 @@ class Dropout(NamedTuple):
     site: int = 0
 
 
-def _choice(name: str, value: object, allowed: dict[str | None, int]) -> int:
+def _choice(name: str, value: str | None, allowed: Mapping[Any, int]) -> int:
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return allowed[value]  # type: ignore[index]
+    return allowed[value]
 
 
 def _align_start(value: str) -> bool:
@@ -70,7 +71,7 @@ def _check_precision(value: str) -> None:
     _choice("precision", value, {"highest": 0, "high": 1, "medium": 2})
 
 
-def _is_scale(softmax_scale: float | None, q: Floats) -> float:
+def _scale(softmax_scale: float | None, q: Floats) -> float:
     return 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else float(softmax_scale)
 
 
@@ -127,7 +128,7 @@ def attention_forward(
     """
     out = workspace.empty(q.shape) if out is None else out
     lse = workspace.empty(q.shape[:2], np.float64)
-    scale, start = _is_scale(softmax_scale, q), _align_start(causal_align)
+    scale, start = _scale(softmax_scale, q), _align_start(causal_align)
     _core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, causal, start, bias, dropout, None, out, lse)
     return out, lse
 
@@ -167,7 +168,7 @@ def attention_backward(
     dq, dk, dv = workspace.zeros(q.shape), workspace.zeros(k.shape), workspace.zeros(v.shape)
     if bias is not None and dbias is None:
         dbias = workspace.zeros(bias.shape)
-    scale, start = _is_scale(softmax_scale, q), _align_start(causal_align)
+    scale, start = _scale(softmax_scale, q), _align_start(causal_align)
     _core.attention_backward(
         dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, scale, causal, start, bias, dropout, dq, dk, dv, dbias
     )
@@ -185,14 +186,16 @@ def attention_weights(
     causal_align: Align = "end",
     bias: Floats | None = None,
 ) -> list[Floats]:
-    """The weights ``a[i, j]`` themselves, for looking at: one (n_heads, n_q, n_k) array per sequence, rows summing to 1.
+    """The weights ``a[i, j]`` themselves, for looking at: one (n_heads, n_q, n_k) array per sequence.
+
+    Rows sum to 1, or to 0 for a query that sees no key.
 
     Parameters as in :func:`attention_forward`. This is the only function that stores them.
     """
     n_q, n_k, heads = np.diff(cu_seqlens_q), np.diff(cu_seqlens_k), q.shape[1]
     weights = np.zeros(int((n_q * n_k).sum()) * heads, np.float32)
     out, lse = np.empty_like(q), np.empty(q.shape[:2], np.float64)
-    scale, start = _is_scale(softmax_scale, q), _align_start(causal_align)
+    scale, start = _scale(softmax_scale, q), _align_start(causal_align)
     _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, scale, causal, start, bias, None, weights, out, lse)
     ends = np.cumsum(n_q * n_k * heads)
     shapes = zip(n_q.tolist(), n_k.tolist(), strict=True)
@@ -343,7 +346,7 @@ def linear_forward(
     saved : what :func:`linear_backward` needs besides
         None without activation; ``y`` for relu; the value before the activation for gelu.
     """
-    code = _choice("activation", activation, _ACTIVATIONS)  # type: ignore[arg-type]
+    code = _choice("activation", activation, _ACTIVATIONS)
     shape = (len(x), len(weight))
     y = workspace.empty(shape) if out is None else out
     before = workspace.empty(shape) if activation == "gelu" else None
@@ -378,14 +381,14 @@ def linear_backward(
 def activation_forward(x: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
     """relu or gelu of every element; gelu is ``x Phi(x)`` (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
     y = workspace.empty(x.shape)
-    _core.activation_forward(_choice("activation", activation, _ACTIVATIONS), x.reshape(-1), y.reshape(-1))  # type: ignore[arg-type]
+    _core.activation_forward(_choice("activation", activation, _ACTIVATIONS), x.reshape(-1), y.reshape(-1))
     return y
 
 
 def activation_backward(dy: Floats, x: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
     """``dy`` times the slope at ``x`` (for relu the result serves as well as the input)."""
     dx = workspace.empty(x.shape)
-    code = _choice("activation", activation, _ACTIVATIONS)  # type: ignore[arg-type]
+    code = _choice("activation", activation, _ACTIVATIONS)
     _core.activation_backward(code, dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
     return dx
 

@@ -50,7 +50,7 @@ class Adam:
     ) -> None:
         self.params = params
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
-        self._betas = {"beta1": beta1, "beta2": beta2, "eps": eps}
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.moments = {name: (np.zeros_like(w), np.zeros_like(w)) for name, w in params.items()}
         self.step_count = 0
 
@@ -66,9 +66,11 @@ class Adam:
                 *self.moments[name],
                 step=self.step_count,
                 learning_rate=self.learning_rate * factor,
+                beta1=self.beta1,
+                beta2=self.beta2,
+                eps=self.eps,
                 weight_decay=self.weight_decay if weight.ndim > 1 else 0.0,
                 decoupled=True,
                 grad_scale=clip,
-                **self._betas,
             )
         return norm

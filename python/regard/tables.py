@@ -136,6 +136,9 @@ def _numbers(name: str, array: NDArray[Any], read: Callable[[Any], float]) -> tu
     if array.dtype.kind not in "fOUT":
         raise TypeError(f"{name}: expected numbers, got {array.dtype}")
     try:
+        # NumPy would make a number of a single datetime64 in whatever unit it has
+        if array.dtype.kind == "O" and np.datetime64 in set(map(type, array.tolist())):
+            raise TypeError
         values = array.astype(np.float64)
     except (TypeError, ValueError):
         values = np.fromiter((_number(value, read) for value in array.tolist()), np.float64, len(array))

@@ -1,7 +1,7 @@
 """Causal self-attention over the history (SASRec; Kang and McAuley 2018, arXiv:1808.09781).
 
-Differences from the paper: layer norm before each sub-layer and once more at the end, cross-entropy over the whole catalogue
-at every place instead of one sampled negative, places counted from the start of the window.
+Differences from the paper: layer norm before each sub-layer and once more at the end, cross-entropy over the whole
+catalogue at every place instead of one sampled negative, places counted from the start of the window.
 """
 
 from __future__ import annotations
@@ -177,7 +177,9 @@ class SelfAttentionRecommender(Recommender):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.dim % self.n_heads or self.dim // self.n_heads > 256:
-            raise ValueError(f"n_heads: expected a divisor of dim={self.dim}, heads at most 256 wide, got {self.n_heads}")
+            raise ValueError(
+                f"n_heads: expected a divisor of dim={self.dim}, heads at most 256 wide, got {self.n_heads}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a rate from 0 to below 1, got {self.dropout}")
         choices = {
@@ -196,7 +198,7 @@ class SelfAttentionRecommender(Recommender):
         self,
         data: Interactions,
         *,
-        validation: Holdout | None | str = "last",
+        validation: Holdout | str | None = "last",
         callbacks: Iterable[Callback] = (),
         progress: bool | None = None,
     ) -> Self:
@@ -236,19 +238,20 @@ class SelfAttentionRecommender(Recommender):
             if validation != "last":
                 raise ValueError(f"validation: expected a Holdout, 'last' or None, got {validation!r}")
             data, validation = leave_last_out(data)
-        holdout = validation if validation is not None and len(validation) else None
         self._set_catalogue(data)
+        holdout = validation
 
         def ndcg(params: Parameters) -> float:
+            assert holdout is not None
             self.params_ = params
-            return evaluate(self, holdout, k=(10,))["ndcg@10"]
+            return evaluate(self, holdout, k=10, coverage=False)["ndcg@10"]
 
         outcome = train(
             self.steps(),
             self.initial_parameters(len(self.item_ids_)),
             data.sequences,
             settings,
-            validate=None if holdout is None else ndcg,
+            validate=ndcg if holdout is not None and len(holdout) else None,
             callbacks=callbacks,
             progress=progress,
         )
@@ -268,7 +271,7 @@ class SelfAttentionRecommender(Recommender):
         return h
 
     def encode(self, histories: Any) -> NDArray[np.float32]:
-        """The vector that is compared with the item vectors: (n, dim) float32, zeros for a history without known events.
+        """What is compared with the item vectors: (n, dim) float32, zeros for a history without known events.
 
         Parameters
         ----------
@@ -314,7 +317,14 @@ class SelfAttentionRecommender(Recommender):
             "best_epoch": self.best_epoch_,
             "history": self.history_,
         }
-        model_file.write(path, header, self.params_, self.item_ids_, self.titles_, self.popularity_)
+        model_file.write(
+            path,
+            header,
+            params=self.params_,
+            item_ids=self.item_ids_,
+            titles=self.titles_,
+            popularity=self.popularity_,
+        )
 
     @classmethod
     def _from_file(cls, content: model_file.Content) -> Self:

@@ -1,0 +1,101 @@
+"""Accuracy on public data: one command trains, tests once and records.
+
+    python benchmarks/accuracy.py ml-1m --seeds 0 1 2
+
+Leave-one-out, full ranking, seen items excluded, ties by expected rank; the epoch is chosen on validation only.
+A seed that `results/accuracy.json` already has (same data, settings, fingerprint) is not trained again, so a
+stopped run goes on where it was. Data sets are read from the folder in REGARD_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import regard
+
+RESULTS = Path(__file__).parent / "results" / "accuracy.json"
+METRICS = [f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)]
+
+# Chosen on validation; what is not named here is the default.
+RECIPES: dict[str, dict[str, Any]] = {
+    "ml-1m": {},
+    "amazon-beauty": {"max_len": 50, "dropout": 0.5},
+    "ml-100k": {},
+}
+
+
+def machine() -> str:
+    name = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return f"{name}, {regard.num_threads()} threads, {regard.isa()}"
+
+
+def run(name: str, seed: int, settings: dict[str, Any], split: Any) -> dict[str, Any]:
+    model = regard.SelfAttentionRecommender(**settings, random_state=seed)
+    start = time.perf_counter()
+    model.fit(split.train, validation=split.validation)
+    seconds = time.perf_counter() - start
+    report = regard.evaluate(model, split.test)
+    return {
+        "data": name,
+        "seed": seed,
+        "settings": settings,
+        "fingerprint": split.fingerprint,
+        **{metric: round(report[metric], 5) for metric in METRICS},
+        "validation_ndcg@10": round(max(entry["metric"] for entry in model.history_), 5),
+        "best_epoch": model.best_epoch_,
+        "epochs": len(model.history_),
+        "seconds": round(seconds, 1),
+        "seconds_per_epoch": round(float(np.median([entry["seconds"] for entry in model.history_])), 2),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "machine": machine(),
+        "version": regard.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=list(RECIPES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--settings", type=json.loads, default={}, help="JSON; changes the recipe")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+
+    settings = RECIPES[arguments.data] | arguments.settings
+    split = regard.splits.leave_one_out(regard.datasets.load(arguments.data))
+    key = {"data": arguments.data, "settings": settings, "fingerprint": split.fingerprint}
+    arguments.results.parent.mkdir(exist_ok=True)
+    for seed in arguments.seeds:
+        known = json.loads(arguments.results.read_text()) if arguments.results.exists() else []
+        if any(row["seed"] == seed and all(row[name] == value for name, value in key.items()) for row in known):
+            continue
+        row = run(arguments.data, seed, settings, split)
+        # Read again: another run may have written meanwhile.
+        known = json.loads(arguments.results.read_text()) if arguments.results.exists() else []
+        temporary = arguments.results.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps([*known, row], indent=1) + "\n")
+        os.replace(temporary, arguments.results)
+        print(json.dumps(row), flush=True)
+
+    rows = [row for row in json.loads(arguments.results.read_text()) if all(row[n] == v for n, v in key.items())]
+    for metric in METRICS:
+        values = np.array([row[metric] for row in rows])
+        print(f"{arguments.data}  {metric:8} {values.mean():.4f} ± {values.std():.4f}  ({len(values)} seeds)")
+
+
+if __name__ == "__main__":
+    main()

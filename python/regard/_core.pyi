@@ -1,0 +1,158 @@
+"""Types of the compiled module. Arrays are checked at run time: type, shape, C order."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Dropout = tuple[float, int, int, int]  # p, seed, step, site
+
+def abi_version() -> int: ...
+def activation_backward(
+    activation: int, dy: NDArray[np.float32], x: NDArray[np.float32], dx: NDArray[np.float32]
+) -> None: ...
+def activation_forward(activation: int, x: NDArray[np.float32], y: NDArray[np.float32]) -> None: ...
+def adam(
+    weight: NDArray[np.float32],
+    grad: NDArray[np.float32],
+    m: NDArray[np.float32],
+    v: NDArray[np.float32],
+    step: int,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    grad_scale: float,
+) -> None: ...
+def attention_backward(
+    dout: NDArray[np.float32],
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    out: NDArray[np.float32],
+    lse: NDArray[np.float64],
+    cu_seqlens_q: NDArray[np.int64],
+    cu_seqlens_k: NDArray[np.int64],
+    softmax_scale: float,
+    causal: bool,
+    align_start: bool,
+    bias: NDArray[np.float32] | None,
+    dropout: _Dropout | None,
+    dq: NDArray[np.float32],
+    dk: NDArray[np.float32],
+    dv: NDArray[np.float32],
+    dbias: NDArray[np.float32] | None,
+) -> None: ...
+def attention_forward(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    cu_seqlens_q: NDArray[np.int64],
+    cu_seqlens_k: NDArray[np.int64],
+    softmax_scale: float,
+    causal: bool,
+    align_start: bool,
+    bias: NDArray[np.float32] | None,
+    dropout: _Dropout | None,
+    weights: NDArray[np.float32] | None,
+    out: NDArray[np.float32],
+    lse: NDArray[np.float64],
+) -> None: ...
+def compiler() -> str: ...
+def cross_entropy_backward(
+    h: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    targets: NDArray[np.int32],
+    lse: NDArray[np.float64],
+    row_weights: NDArray[np.float32] | None,
+    dloss: float,
+    dh: NDArray[np.float32],
+    ditem_vectors: NDArray[np.float32],
+) -> None: ...
+def cross_entropy_forward(
+    h: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    targets: NDArray[np.int32],
+    row_weights: NDArray[np.float32] | None,
+    lse: NDArray[np.float64],
+) -> float: ...
+def cross_entropy_value_and_grad(
+    h: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    targets: NDArray[np.int32],
+    row_weights: NDArray[np.float32] | None,
+    dh: NDArray[np.float32],
+    ditem_vectors: NDArray[np.float32],
+) -> float: ...
+def dropout(x: NDArray[np.float32], dropout: _Dropout, y: NDArray[np.float32]) -> None: ...
+def embedding_backward(
+    dy: NDArray[np.float32], ids: NDArray[np.int32], scale: float, dtable: NDArray[np.float32]
+) -> None: ...
+def embedding_forward(
+    table: NDArray[np.float32], ids: NDArray[np.int32], scale: float, y: NDArray[np.float32]
+) -> None: ...
+def isa() -> str: ...
+def isa_available() -> list[str]: ...
+def isa_built() -> list[str]: ...
+def layer_norm_backward(
+    dy: NDArray[np.float32],
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    rstd: NDArray[np.float32],
+    dx: NDArray[np.float32],
+    dweight: NDArray[np.float32],
+    dbias: NDArray[np.float32],
+) -> None: ...
+def layer_norm_forward(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    eps: float,
+    y: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    rstd: NDArray[np.float32],
+) -> None: ...
+def linear_backward(
+    dy: NDArray[np.float32],
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    dx: NDArray[np.float32] | None,
+    dweight: NDArray[np.float32] | None,
+    dbias: NDArray[np.float32] | None,
+) -> None: ...
+def linear_forward(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    activation: int,
+    pre: NDArray[np.float32] | None,
+    y: NDArray[np.float32],
+) -> None: ...
+def num_threads() -> int: ...
+def num_threads_reason() -> str: ...
+def rank_counts(
+    h: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    target_offsets: NDArray[np.int64],
+    targets: NDArray[np.int32],
+    deny_offsets: NDArray[np.int64] | None,
+    deny: NDArray[np.int32] | None,
+    above: NDArray[np.int64],
+    equal: NDArray[np.int64],
+) -> None: ...
+def set_isa(name: str) -> None: ...
+def set_num_threads(n: int) -> None: ...
+def sum_squares(x: NDArray[np.float32]) -> float: ...
+def topk(
+    h: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    k: int,
+    allow_offsets: NDArray[np.int64] | None,
+    allow: NDArray[np.int32] | None,
+    deny_offsets: NDArray[np.int64] | None,
+    deny: NDArray[np.int32] | None,
+    items: NDArray[np.int32],
+    scores: NDArray[np.float32],
+) -> None: ...
+def version() -> str: ...
