@@ -116,11 +116,12 @@ static inline void attention_dropout(const Sequence& s, int64_t i, int64_t key, 
                   static_cast<uint32_t>(s.head), x, y);
 }
 
-// p = exp(z - lse) with lse in two floats; returns nothing beyond `n` rounded up to whole vectors.
+// p = exp(z - lse) with lse in two floats: exp(z - high) exp(-low), so that z - lse is rounded once. Writes up to `n`
+// rounded up to whole vectors. All 0 where lse is -inf: no score was above -inf.
 static inline void probabilities(const float* z, double lse, int64_t n, float* p) {
-  const float high = static_cast<float>(lse);
-  const vf hi = splat(high), lo = splat(static_cast<float>(lse - static_cast<double>(high)));
-  for (int64_t j = 0; j < n; j += VW) store(p + j, vexp(load(z + j) - hi - lo));
+  const float high = lse == -INFINITY ? 0.0f : static_cast<float>(lse);
+  const vf hi = splat(high), factor = splat(expf(static_cast<float>(static_cast<double>(high) - lse)));
+  for (int64_t j = 0; j < n; j += VW) store(p + j, vexp(load(z + j) - hi) * factor);
 }
 
 struct OnlineSoftmax {  // one row: greatest score so far, and the sum of exp(z - greatest)

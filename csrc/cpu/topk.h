@@ -1,7 +1,7 @@
 // The k best items of each query, and the number of items above a target: the catalogue streams past a block of queries.
 //
 // Order: higher score first, then lower item. Items are met in rising order, so an equal score never replaces. A NaN
-// score is never chosen and never counted.
+// score is never chosen and never counted; a target with a NaN score has all items above it.
 #pragma once
 #include "cpu/tile.h"
 
@@ -153,6 +153,7 @@ static void rank_counts(const RankCounts& a, int64_t row_begin, int64_t row_end,
             equal -= x == score;
           }
           for (int64_t lane = 0; lane < VW; ++lane) a.above[t] += above[lane], a.equal[t] += equal[lane];
+          if (own[0] != own[0]) a.above[t] = a.n_items;  // a NaN target ranks last
           const int64_t at = a.targets[t] - item;
           if (at >= 0 && at < items && si[at] == own[0]) --a.equal[t];
         }

@@ -300,7 +300,7 @@ def topk(
 def rank_counts(
     h: Floats, item_vectors: Floats, targets: Ragged, deny: Ragged | None = None
 ) -> tuple[Offsets, Offsets]:
-    """How many items score above each target, and how many equal it; the target itself and denied items not counted.
+    """How many items score above each target, and how many equal it, without itself and denied items.
 
     Parameters
     ----------

@@ -1,0 +1,72 @@
+"""Data and splits as they are named on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from regard import datasets
+from regard.data import Interactions
+from regard.splits import Split, by_time, leave_one_out
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """DATA and how to read and split it."""
+    parser.add_argument("data", metavar="DATA", help="name of a data set (see regard datasets), or a file")
+    parser.add_argument(
+        "--columns",
+        metavar="LIST",
+        help="columns of the file: user_id=who,item_id=what renames; user_id,item_id,-,datetime names the columns of "
+        "a file without a header, - for those to ignore",
+    )
+    parser.add_argument("--separator", metavar="TEXT", help="between the columns of the file (default: found out)")
+    parser.add_argument(
+        "--split",
+        choices=("leave-one-out", "time", "none"),
+        default="leave-one-out",
+        help="leave-one-out: each user's last event is the test, the one before it the validation; time: what happened "
+        "from --at on; none: train on everything, test nothing (default: leave-one-out)",
+    )
+    parser.add_argument("--at", metavar="TIME", help="with --split time: ISO 8601 or Unix seconds")
+    parser.add_argument("--validation-at", metavar="TIME", help="with --split time: where the validation begins")
+
+
+def load_data(arguments: argparse.Namespace) -> Interactions:
+    """The data set of that name, else the file."""
+    name = arguments.data
+    if name in datasets.names():
+        return datasets.load(name)
+    if not Path(name).is_file():
+        raise ValueError(f"DATA: {name!r} is neither a file nor one of the data sets {', '.join(datasets.names())}")
+    return Interactions.from_file(name, columns=_columns(arguments.columns), separator=arguments.separator)
+
+
+def split_data(arguments: argparse.Namespace, data: Interactions) -> Split | None:
+    """The split that is asked for; None for none."""
+    if arguments.split == "time":
+        if arguments.at is None:
+            raise ValueError("--split time needs --at")
+        until = None if arguments.validation_at is None else _time(arguments.validation_at)
+        return by_time(data, at=_time(arguments.at), validation_at=until)
+    if arguments.at is not None or arguments.validation_at is not None:
+        raise ValueError("--at and --validation-at belong to --split time")
+    return leave_one_out(data) if arguments.split == "leave-one-out" else None
+
+
+def _time(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _columns(text: str | None) -> dict[str, str] | list[str | None] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not any("=" in part for part in parts):
+        return [None if part in ("", "-") else part for part in parts]
+    pairs = [part.partition("=") for part in parts]
+    if any(not ours or not theirs for ours, _, theirs in pairs):
+        raise ValueError(f"--columns: expected user_id=NAME,item_id=NAME,... or names alone, got {text!r}")
+    return {theirs: ours for ours, _, theirs in pairs}

@@ -1,0 +1,43 @@
+"""Fixtures for all tests: instruction sets, threads, the folder of data sets."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regard import _core
+
+
+@pytest.fixture(params=_core.isa_available())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once with each instruction set that this machine has; gives its name."""
+    before = _core.isa()
+    _core.set_isa(request.param)
+    yield request.param
+    _core.set_isa(before)
+
+
+@pytest.fixture(params=[1, 2, 3, 8])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Runs the test once with each number of threads."""
+    before = _core.num_threads()
+    _core.set_num_threads(request.param)
+    yield request.param
+    _core.set_num_threads(before)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240611)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """REGARD_DATA, or ``shared/data`` beside the repository; the test is skipped where neither exists."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("REGARD_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip(f"no data sets: {folder} is not a folder (set REGARD_DATA)")
+    return folder

@@ -1,0 +1,314 @@
+"""What the kernels compute: the plain formulas, one sequence and one head at a time.
+
+Every function works in the type of its arrays. On float64 it is the reference; on float32 it is what plain NumPy makes
+of the same formula, and the measure of how much rounding is fair (:func:`assert_within_rule`). Gradients are written
+out, and test files check them against :func:`central_differences` before they hold any kernel to them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+# ---- the rule for float32 ----
+
+
+def assert_within_rule(actual: Array, reference64: Array, naive32: Array, name: str = "result") -> None:
+    """The error may be three times that of plain float32 NumPy, or 4 units in the last place of the largest value.
+
+    NaN and infinities must stand in the same places with the same sign.
+    """
+    actual, reference64 = np.asarray(actual, np.float64), np.asarray(reference64, np.float64)
+    assert actual.shape == reference64.shape, f"{name}: shape {actual.shape}, reference {reference64.shape}"
+    finite = np.isfinite(reference64)
+    np.testing.assert_array_equal(actual[~finite], reference64[~finite], err_msg=name)
+    assert np.isfinite(actual[finite]).all(), f"{name}: not finite where the reference is"
+    if not finite.any():
+        return
+    largest = np.abs(reference64[finite]).max()
+    naive_error = np.abs(np.asarray(naive32, np.float64)[finite] - reference64[finite]).max()
+    limit = max(3 * naive_error, 4 * float(np.spacing(np.float32(largest))))
+    error = np.abs(actual[finite] - reference64[finite]).max()
+    assert error <= limit, f"{name}: error {error:.3g}, limit {limit:.3g} (plain float32: {naive_error:.3g})"
+
+
+def central_differences(f: Callable[[Array], float], x: Array, step: float = 1e-5) -> Array:
+    """The gradient of f at x, an element at a time: (f(x + step) - f(x - step)) / (2 step), float64."""
+    gradient = np.zeros_like(x)
+    for at in np.ndindex(x.shape):
+        up, down = x.copy(), x.copy()
+        up[at] += step
+        down[at] -= step
+        gradient[at] = (f(up) - f(down)) / (2 * step)
+    return gradient
+
+
+# ---- attention ----
+
+
+def visible(n_q: int, n_k: int, causal: bool, align: str = "end") -> Array:
+    """(n_q, n_k) bool: query i sees key j if j - i <= n_k - n_q ("end") or j <= i ("start"); all without `causal`."""
+    i, j = np.arange(n_q)[:, None], np.arange(n_k)[None]
+    return (j - i <= (n_k - n_q if align == "end" else 0)) | (not causal)
+
+
+def bias_entry(n_q: int, n_k: int, n_distances: int, causal: bool, align: str = "end") -> Array:
+    """(n_q, n_k) int: which entry of a head's bias table a pair uses. Distance = place of query - place of key."""
+    i, j = np.arange(n_q)[:, None], np.arange(n_k)[None]
+    distance = i + (n_k - n_q if align == "end" else 0) - j
+    zero = 0 if causal else n_distances // 2
+    return np.clip(distance + zero, 0, n_distances - 1)
+
+
+def attention(
+    q: Array, k: Array, v: Array, *, scale: float, causal=False, align="end", bias=None, keep=None
+) -> tuple[Array, Array, Array]:
+    """q (n, d), k and v (m, d), bias (n_distances,), keep (n, m) -> out (n, d), lse (n,), weights (n, m).
+
+    keep: factor on the weights, 0 or 1 / (1 - p). A query without keys gives 0, lse -inf.
+    """
+    z = q @ k.T * q.dtype.type(scale)
+    if bias is not None:
+        z = z + bias[bias_entry(len(q), len(k), len(bias), causal, align)]
+    z = np.where(visible(len(q), len(k), causal, align), z, q.dtype.type(-np.inf))
+    greatest = z.max(axis=1, initial=-np.inf)
+    e = np.exp(z - np.where(greatest == -np.inf, 0, greatest)[:, None])
+    total = e.sum(axis=1)
+    weights = e / np.where(total == 0, 1, total)[:, None]
+    with np.errstate(divide="ignore"):
+        lse = greatest + np.log(total)
+    return (weights if keep is None else weights * keep) @ v, lse, weights
+
+
+def attention_backward(
+    dout: Array, q: Array, k: Array, v: Array, *, scale: float, causal=False, align="end", bias=None, keep=None
+) -> tuple[Array, Array, Array, Array | None]:
+    """dq, dk, dv, dbias of :func:`attention`."""
+    out, _, p = attention(q, k, v, scale=scale, causal=causal, align=align, bias=bias, keep=keep)
+    f = np.ones_like(p) if keep is None else keep
+    delta = (dout * out).sum(axis=1, keepdims=True)
+    dz = p * (f * (dout @ v.T) - delta)
+    dbias = None
+    if bias is not None:
+        dbias = np.zeros_like(bias)
+        np.add.at(dbias, bias_entry(len(q), len(k), len(bias), causal, align), dz)
+    factor = q.dtype.type(scale)
+    return factor * (dz @ k), factor * (dz.T @ q), (p * f).T @ dout, dbias
+
+
+def tasks(q: Array, cu_q: Array, cu_k: Array) -> Iterator[tuple[int, int, slice, slice]]:
+    """(sequence, head, rows of q, rows of k) of a ragged batch, q (total_q, n_heads, d)."""
+    for s, (rows_q, rows_k) in enumerate(zip(pairwise(cu_q), pairwise(cu_k), strict=True)):
+        for head in range(q.shape[1]):
+            yield s, head, slice(*rows_q), slice(*rows_k)
+
+
+def ragged_attention(q, k, v, cu_q, cu_k, *, bias=None, dropout=None, **options):
+    """out, lse, and the weights as a list of (n_heads, n_q, n_k), for arrays as regard.ops takes them."""
+    out, lse = np.zeros_like(q), np.zeros(q.shape[:2], q.dtype)
+    weights = [np.zeros((q.shape[1], n, m), q.dtype) for n, m in zip(np.diff(cu_q), np.diff(cu_k), strict=True)]
+    for s, head, rows, keys in tasks(q, cu_q, cu_k):
+        out[rows, head], lse[rows, head], weights[s][head] = attention(
+            *(q[rows, head], k[keys, head], v[keys, head]),
+            bias=None if bias is None else bias[head],
+            keep=attention_keep(dropout, s, head, *weights[s].shape[1:], q.dtype),
+            **options,
+        )
+    return out, lse, weights
+
+
+def ragged_attention_backward(dout, q, k, v, cu_q, cu_k, *, bias=None, dropout=None, **options):
+    """dq, dk, dv, dbias (None without a bias)."""
+    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    dbias = None if bias is None else np.zeros_like(bias)
+    for s, head, rows, keys in tasks(q, cu_q, cu_k):
+        dq[rows, head], dk[keys, head], dv[keys, head], part = attention_backward(
+            *(dout[rows, head], q[rows, head], k[keys, head], v[keys, head]),
+            bias=None if bias is None else bias[head],
+            keep=attention_keep(dropout, s, head, rows.stop - rows.start, keys.stop - keys.start, q.dtype),
+            **options,
+        )
+        if dbias is not None:
+            dbias[head] += part
+    return dq, dk, dv, dbias
+
+
+# ---- cross-entropy over the catalogue ----
+
+
+def cross_entropy(h: Array, item_vectors: Array, targets: Array, row_weights: Array | None = None):
+    """Weighted mean of lse[i] - h[i]·item[target[i]], and lse (n,). 0 where the weights sum to 0."""
+    scores = h @ item_vectors.T
+    greatest = scores.max(axis=1, initial=-np.inf)
+    lse = greatest + np.log(np.exp(scores - greatest[:, None]).sum(axis=1))
+    rows = lse - scores[np.arange(len(h)), targets]
+    weights = np.ones(len(h), h.dtype) if row_weights is None else row_weights
+    total = weights.sum()
+    return (weights * rows).sum() / total if total else h.dtype.type(0), lse
+
+
+def cross_entropy_backward(h: Array, item_vectors: Array, targets: Array, row_weights=None, dloss: float = 1.0):
+    """dh, ditem_vectors."""
+    scores = h @ item_vectors.T
+    p = np.exp(scores - scores.max(axis=1, initial=-np.inf, keepdims=True))
+    p = p / p.sum(axis=1, keepdims=True)
+    p[np.arange(len(h)), targets] -= 1
+    weights = np.ones(len(h), h.dtype) if row_weights is None else row_weights
+    total = weights.sum()
+    ds = p * (weights / total if total else np.zeros_like(weights))[:, None] * h.dtype.type(dloss)
+    return ds @ item_vectors, ds.T @ h
+
+
+# ---- best items, ranks ----
+
+
+def topk(scores: Array, k: int, allow=None, deny=None) -> tuple[Array, Array]:
+    """Rows of scores (n, n_items) -> items, scores (n, k): a stable sort, so equal scores by lower item."""
+    items, best = np.full((len(scores), k), -1, np.int32), np.full((len(scores), k), -np.inf, scores.dtype)
+    for i, row in enumerate(scores):
+        order = np.argsort(-row, kind="stable")
+        wanted = np.isfinite(row[order])
+        if allow is not None:
+            wanted &= np.isin(order, allow[i])
+        if deny is not None:
+            wanted &= ~np.isin(order, deny[i])
+        order = order[wanted][:k]
+        items[i, : len(order)], best[i, : len(order)] = order, row[order]
+    return items, best
+
+
+def rank_counts(scores: Array, targets, deny=None) -> tuple[Array, Array]:
+    """For every target: how many items that are not denied score above it, and how many others equal it."""
+    above, equal = [], []
+    for i, row in enumerate(scores):
+        counted = np.ones(len(row), bool)
+        if deny is not None:
+            counted[deny[i]] = False
+        for target in targets[i]:
+            others = counted & (np.arange(len(row)) != target)
+            above.append((row[others] > row[target]).sum())
+            equal.append((row[others] == row[target]).sum())
+    return np.array(above, np.int64), np.array(equal, np.int64)
+
+
+# ---- layers ----
+
+
+def erf(x: Array) -> Array:
+    return np.array([math.erf(float(value)) for value in x.ravel()], x.dtype).reshape(x.shape)
+
+
+def activation(x: Array, kind: str | None) -> Array:
+    if kind == "relu":
+        return np.maximum(x, 0)
+    if kind == "gelu":
+        return x * ((1 + erf(x / x.dtype.type(math.sqrt(2)))) / 2)
+    return x
+
+
+def activation_slope(x: Array, kind: str | None) -> Array:
+    if kind == "relu":
+        return (x > 0).astype(x.dtype)
+    if kind == "gelu":
+        density = np.exp(-x * x / 2) / x.dtype.type(math.sqrt(2 * math.pi))
+        return (1 + erf(x / x.dtype.type(math.sqrt(2)))) / 2 + x * density
+    return np.ones_like(x)
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None, kind: str | None = None) -> Array:
+    y = x @ weight.T
+    return activation(y if bias is None else y + bias, kind)
+
+
+def linear_backward(dy: Array, x: Array, weight: Array, bias: Array | None = None, kind: str | None = None):
+    """dx, dweight, dbias."""
+    dy = dy * activation_slope(linear(x, weight, bias), kind)
+    return dy @ weight, dy.T @ x, dy.sum(axis=0)
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float):
+    """y, mean, rstd."""
+    mean = x.mean(axis=1)
+    rstd = 1 / np.sqrt(((x - mean[:, None]) ** 2).mean(axis=1) + x.dtype.type(eps))
+    return (x - mean[:, None]) * rstd[:, None] * weight + bias, mean, rstd
+
+
+def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float):
+    """dx, dweight, dbias."""
+    _, mean, rstd = layer_norm(x, weight, np.zeros_like(weight), eps)
+    normal, g = (x - mean[:, None]) * rstd[:, None], dy * weight
+    dx = rstd[:, None] * (g - g.mean(axis=1, keepdims=True) - normal * (g * normal).mean(axis=1, keepdims=True))
+    return dx, (dy * normal).sum(axis=0), dy.sum(axis=0)
+
+
+# ---- dropout: Philox4x32-10 (Salmon et al. 2011) ----
+
+_32 = np.uint64(0xFFFFFFFF)
+
+
+def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
+    """Four 32-bit words of 32-bit numbers (or arrays of them); uint64 arrays, so that products fit."""
+    x0, x1, x2, x3 = (np.asarray(c, np.uint64) & _32 for c in counter)
+    k0, k1 = key
+    for _ in range(10):
+        a, b = x0 * np.uint64(0xD2511F53), x2 * np.uint64(0xCD9E8D57)
+        x0, x1, x2, x3 = (b >> np.uint64(32)) ^ x1 ^ np.uint64(k0), b & _32, (a >> np.uint64(32)) ^ x3 ^ np.uint64(k1), a & _32
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return x0, x1, x2, x3
+
+
+def dropout_key(seed: int, step: int, site: int) -> tuple[int, int]:
+    """SplitMix64 (Steele et al. 2014) of seed, then step, then site: the key of the generator."""
+
+    def mix(x: int) -> int:
+        x = (x + 0x9E3779B97F4A7C15) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    key = mix(mix(mix(seed) ^ step) ^ site)
+    return key % 2**32, key >> 32
+
+
+def keep_factor(rate: Any, columns: Array, c1: Any, c2: Any, c3: Any, dtype: Any) -> Array:
+    """0 or 1 / (1 - p). Column c takes word (c // 16) % 4 of the counter (c // 64 * 16 + c % 16, c1, c2, c3)."""
+    p, seed, step, site = rate
+    words = philox((columns // 64 * 16 + columns % 16, c1, c2, c3), dropout_key(seed, step, site))
+    number = np.choose(columns // 16 % 4, np.broadcast_arrays(*words))
+    return np.where(number >= int(p * 2**32), 1 / (1 - p), 0.0).astype(dtype)
+
+
+def dropout_keep(rate: Any, n: int, width: int, dtype: Any = np.float64) -> Array:
+    """(n, width): element (row, column) of an activation; the row is a 64-bit number in two words."""
+    rows = np.arange(n, dtype=np.uint64)[:, None]
+    return keep_factor(rate, np.broadcast_to(np.arange(width), (n, width)), rows, rows >> np.uint64(32), 0, dtype)
+
+
+def attention_keep(rate: Any, sequence: int, head: int, n_q: int, n_k: int, dtype: Any = np.float64) -> Array | None:
+    """(n_q, n_k): weight (query, key) of one sequence and head; None without dropout."""
+    if rate is None:
+        return None
+    rows = np.arange(n_q, dtype=np.uint64)[:, None]
+    return keep_factor(rate, np.broadcast_to(np.arange(n_k), (n_q, n_k)), rows, sequence, head, dtype)
+
+
+# ---- optimiser ----
+
+
+def adam(weight, grad, m, v, *, step, learning_rate, beta1, beta2, eps, weight_decay, decoupled, grad_scale):
+    """The new weight, m, v. Adam adds the decay to the gradient, AdamW (decoupled) takes it from the weight."""
+    number = weight.dtype.type
+    g = number(grad_scale) * grad + number(0 if decoupled else weight_decay) * weight
+    m = number(beta1) * m + number(1 - beta1) * g
+    v = number(beta2) * v + number(1 - beta2) * g * g
+    first, second = m / number(1 - beta1**step), v / number(1 - beta2**step)
+    decay = number(weight_decay if decoupled else 0) * weight
+    return weight - number(learning_rate) * (first / (np.sqrt(second) + number(eps)) + decay), m, v
