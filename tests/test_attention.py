@@ -111,6 +111,10 @@ def test_keys_that_are_packed_once_or_tile_by_tile_give_the_formula(mask, n_k, i
     check(*batch(rng, [50], [n_k], 1, 5), **mask, bias=rng.standard_normal((1, 77)).astype(np.float32))
 
 
+def test_a_history_longer_than_what_is_packed_at_once_follows_the_formula(isa, rng):
+    check(*batch(rng, [1025], [1025], 1, 8), causal=True)
+
+
 @every_mask
 def test_queries_and_keys_of_different_numbers_follow_the_formula(mask, isa, rng):
     pairs = list(itertools.product([0, 1, 5, 13, 48, 50], [0, 1, 7, 16, 129, 260]))
@@ -141,7 +145,7 @@ def test_dropout_and_bias_work_together(isa, rng):
 @every_mask
 @pytest.mark.parametrize("scale", [0.0, -0.3, 1.0])
 def test_the_scale_is_taken_as_given(mask, scale, isa, rng):
-    check(*batch(rng, [13, 5], [13, 9], 1, 8), **mask, softmax_scale=scale)
+    check(*batch(rng, [13, 5, 49], [13, 9, 60], 3, 8), **mask, softmax_scale=scale)
 
 
 @every_mask
@@ -190,7 +194,7 @@ def test_an_empty_batch_is_allowed(isa):
     for cu in (offsets([]), offsets([0, 0])):
         found = kernel(none, none, none, none, cu, cu, causal=True)
         assert found["out"].shape == found["dk"].shape == (0, 2, 4)
-        assert ops.attention_weights(none, none, cu, cu) == [] or len(cu) == 3
+        assert len(ops.attention_weights(none, none, cu, cu)) == len(cu) - 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -314,7 +318,7 @@ class TestProperties:
     def test_random_batches_follow_the_formula(self, pairs, dim, heads, mask, seed, level):
         _core.set_isa(level)
         # One full sequence in every batch: where each query has a single key, the gradients are 0 and no measure.
-        pairs = [*pairs, (20, 20)]
+        pairs = [*pairs, (40, 40)]
         check(*batch(np.random.default_rng(seed), *zip(*pairs, strict=True), heads, dim), **mask)
 
 

@@ -230,7 +230,8 @@ static void attention_backward(const Attention& a, int64_t task_begin, int64_t t
   float* dv = dk + kKeyBlock * wide;
   float* q_rows = dv + kKeyBlock * wide;
   float* dout_rows = q_rows + kRowBlock * wide;
-  float* z = dout_rows + kRowBlock * wide;  // then p, then p f
+  float* dq = dout_rows + kRowBlock * wide;
+  float* z = dq + kRowBlock * wide;  // then p, then p f
   float* dz = z + kRowBlock * ld;
   float* bias = dz + kRowBlock * ld;
 
@@ -278,7 +279,15 @@ static void attention_backward(const Attention& a, int64_t task_begin, int64_t t
         }
         add_seeing_rows(s, row, rows, key, keys, z, ld, dout, wide, dv, wide);
         add_seeing_rows(s, row, rows, key, keys, dz, ld, q, wide, dk, wide);
-        add_seen_keys(s, row, rows, key, keys, dz, ld, k, d, a.dq + (s.query(a.q, row) - a.q), s.stride);
+        // One sum per block of keys, so that the rounding of a long history does not pile up in one chain.
+        memset(dq, 0, static_cast<size_t>(rows * wide) * sizeof(float));
+        add_seen_keys(s, row, rows, key, keys, dz, ld, k, wide, dq, wide);
+        for (int64_t i = 0; i < rows; ++i)
+          for (int64_t c = 0; c < d; c += VW) {
+            const int64_t n = at_most(VW, d - c);
+            float* sum = a.dq + (s.query(a.q, row + i) - a.q) + c;
+            store_first(sum, load_first(sum, n) + load(dq + i * wide + c), n);
+          }
       }
       for (int64_t j = 0; j < keys; ++j)
         for (int64_t c = 0; c < d; c += VW) {

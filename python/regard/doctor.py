@@ -30,11 +30,6 @@ def report() -> dict[str, Any]:
     """
     problems: list[str] = []
     environment = {name: value for name, value in sorted(os.environ.items()) if name.startswith("REGARD_")}
-    try:
-        isa: str | None = _core.isa()
-    except ValueError as error:
-        isa = None
-        problems.append(f"REGARD_ISA: {error}")
     folder = environment.get("REGARD_DATA") or None
     if folder is not None and not Path(folder).is_dir():
         problems.append(f"REGARD_DATA: no folder {folder}")
@@ -50,7 +45,7 @@ def report() -> dict[str, Any]:
         "instruction_sets": {
             "built": _core.isa_built(),
             "available": _core.isa_available(),
-            "in_use": isa,
+            "in_use": _core.isa(),
             "why": "REGARD_ISA" if environment.get("REGARD_ISA") else "the best that this machine has",
         },
         "threads": {"count": _core.num_threads(), "why": _core.num_threads_reason()},
@@ -67,8 +62,8 @@ def report() -> dict[str, Any]:
 
 def is_here(name: str) -> bool:
     """Whether a data set can be loaded: it is drawn, or its files are in the folder of REGARD_DATA."""
-    files, folder = datasets.card(name).files, os.environ.get("REGARD_DATA")
-    return not files or bool(folder) and all((Path(str(folder)) / file).is_file() for file in files)
+    folder = os.environ.get("REGARD_DATA") or None
+    return all(folder is not None and (Path(folder) / file).is_file() for file in datasets.card(name).files)
 
 
 def _installed(package: str) -> str | None:

@@ -199,7 +199,7 @@ def attention_weights(
     _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, scale, causal, start, bias, None, weights, out, lse)
     ends = np.cumsum(n_q * n_k * heads)
     shapes = zip(n_q.tolist(), n_k.tolist(), strict=True)
-    return [w.reshape(heads, *shape) for w, shape in zip(np.split(weights, ends[:-1]), shapes, strict=True)]
+    return [w.reshape(heads, *shape) for w, shape in zip(np.split(weights, ends)[:-1], shapes, strict=True)]
 
 
 def cross_entropy_forward(

@@ -35,7 +35,7 @@ class Settings:
     weight_decay: float
     max_norm: float | None
     schedule: str
-    warmup_steps: int
+    warmup_steps: int | None
     batch_size: int
     epochs: int
     patience: int
@@ -105,6 +105,8 @@ def train(
     ws = Workspace()
     n_batches = -(-len(sequences) // settings.batch_size)
     spare = np.maximum(sequences.lengths - (settings.max_len + 1), 0) if settings.windows == "random" else None
+    n_steps = settings.epochs * n_batches
+    warmup = min(100, n_steps // 20) if settings.warmup_steps is None else settings.warmup_steps
     line = Progress(settings.epochs, n_batches, progress)
     outcome = Outcome(_copy(params), 0, [], interrupted=False)
     best = -np.inf
@@ -118,12 +120,7 @@ def train(
             for number, chosen in enumerate(np.array_split(order, n_batches), 1):
                 run, targets = _batch(windows.take(chosen), params, grads, settings.seed, optimizer.step_count + 1, ws)
                 loss = _gradients(steps, run, targets, settings)
-                factor = learning_rate_factor(
-                    run.step,
-                    settings.epochs * n_batches,
-                    schedule=settings.schedule,
-                    warmup_steps=settings.warmup_steps,
-                )
+                factor = learning_rate_factor(run.step, n_steps, schedule=settings.schedule, warmup_steps=warmup)
                 optimizer.step(grads, factor)
                 losses += loss * len(targets)
                 events += len(targets)

@@ -44,8 +44,8 @@ def demo(arguments: argparse.Namespace) -> int:
     split = leave_one_out(data)
     if not arguments.json:
         print(
-            f"Drawn data: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events. What comes next depends "
-            "on two earlier\nevents, so that looking at the last one, or at what goes together, is not enough."
+            f"Drawn data: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events. What comes next\n"
+            "depends on two earlier events: the last one, or what goes together, does not tell it."
         )
     model = SelfAttentionRecommender(**SETTINGS, epochs=arguments.epochs, random_state=arguments.seed)
     started = time.perf_counter()

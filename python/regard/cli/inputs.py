@@ -10,9 +10,14 @@ from regard.data import Interactions
 from regard.splits import Split, by_time, leave_one_out
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
     """DATA and how to read and split it."""
-    parser.add_argument("data", metavar="DATA", help="name of a data set (see regard datasets), or a file")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs=None if needed else "?",
+        help="name of a data set (see regard datasets), or a file",
+    )
     parser.add_argument(
         "--columns",
         metavar="LIST",
@@ -34,6 +39,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def load_data(arguments: argparse.Namespace) -> Interactions:
     """The data set of that name, else the file."""
     name = arguments.data
+    if name is None:
+        raise ValueError("DATA: expected the name of a data set or a file")
     if name in datasets.names():
         return datasets.load(name)
     if not Path(name).is_file():

@@ -24,9 +24,10 @@ def datasets(arguments: argparse.Namespace) -> int:
     for card in cards:
         here = "ready" if facts.is_here(card.name) else "files not found: set REGARD_DATA to the folder that has them"
         has = [word for word, there in (("times", card.has_times), ("titles", card.has_titles)) if there]
+        about = " and ".join(has) or "ids only"
         print(f"{card.name}: {card.title} ({here})")
         for line in (
-            f"{card.n_users:,} users, {card.n_items:,} items, {card.n_events:,} events; {' and '.join(has) or 'ids only'}",
+            f"{card.n_users:,} users, {card.n_items:,} items, {card.n_events:,} events; {about}",
             card.protocol,
             f"source: {card.source}",
             f"terms: {card.terms}",
@@ -58,8 +59,8 @@ def doctor(arguments: argparse.Namespace) -> int:
         "python": f"{report['python']}, {report['machine']}",
         "numpy": report["numpy"],
         "safetensors": report["safetensors"],
-        "instruction sets": f"built {', '.join(sets_['built'])}; available {', '.join(sets_['available']) or none}; "
-        f"in use {sets_['in_use'] or none} ({sets_['why']})",
+        "instruction sets": f"built {', '.join(sets_['built'])}; available {', '.join(sets_['available'])}; "
+        f"in use {sets_['in_use']} ({sets_['why']})",
         "threads": f"{threads['count']} ({threads['why']})",
         "extras": ", ".join(extras),
         "environment": ", ".join(f"{name}={value}" for name, value in report["environment"].items()) or none,

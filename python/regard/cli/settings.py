@@ -9,7 +9,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from regard.models.self_attention import SelfAttentionRecommender
 
@@ -125,7 +125,7 @@ def _descriptions(doc: str) -> dict[str, str]:
     for line in section[1].splitlines() if section else []:
         if line.startswith(" "):
             for name in names:
-                texts[name] = f"{texts[name]} {line.strip()}".lstrip()
+                texts[name] = f"{texts[name]} {line.strip()}".lstrip().replace("``", "")
             continue
         names = []
         for head in line.split("; "):

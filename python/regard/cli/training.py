@@ -21,7 +21,7 @@ from regard.splits import Split
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
     """Data, where to save, settings."""
-    add_data(parser)
+    add_data(parser, needed=False)  # --print-config does without
     parser.add_argument("--out", metavar="FILE", help="where to save the model (safetensors)")
     settings.add_flags(parser)
 

@@ -51,19 +51,22 @@ class SelfAttentionRecommender(Recommender):
         After the embedding, on attention weights and in both sub-layers.
     norm : "layer"
     activation : "relu" or "gelu"
-    positions : "absolute", "relative" or "none"
-        A learned vector per place counted from the window's start, or a learned score per head and distance.
-    windows : "last" or "random"
+    positions : "relative", "absolute" or "none"
+        A learned score per head and distance, or a learned vector per place counted from the window's start.
+    windows : "random" or "last"
         Which ``max_len`` successive events of a longer history an epoch trains on.
     loss : "softmax"
         Cross-entropy over the whole catalogue.
     learning_rate, batch_size, epochs, patience
         Adam; users per batch; at most so many epochs, and so many without a better validation NDCG@10.
+    schedule : "cosine", "linear" or "constant"
+        How the learning rate falls until the last of ``epochs``.
+    warmup_steps : int, default None
+        Steps in which it rises first; None is 100, but at most a twentieth of all steps.
     weight_decay : float, default 0
         Decoupled (AdamW), on matrices.
     max_norm : float or None, default 5
         Gradients are scaled down to this norm.
-    schedule : "constant", "linear" or "cosine"; warmup_steps : int, default 0
     precision : "highest", "high" or "medium"
         Of the loss while training; see `regard.ops.cross_entropy_value_and_grad`.
     random_state : int, default 0
@@ -90,16 +93,16 @@ class SelfAttentionRecommender(Recommender):
         dropout: float = 0.2,
         norm: str = "layer",
         activation: str = "relu",
-        positions: str = "absolute",
-        windows: str = "last",
+        positions: str = "relative",
+        windows: str = "random",
         loss: str = "softmax",
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         weight_decay: float = 0.0,
         max_norm: float | None = 5.0,
-        schedule: str = "constant",
-        warmup_steps: int = 0,
+        schedule: str = "cosine",
+        warmup_steps: int | None = None,
         batch_size: int = 128,
-        epochs: int = 200,
+        epochs: int = 50,
         patience: int = 10,
         precision: str = "high",
         random_state: int = 0,

@@ -1,0 +1,239 @@
+"""Softmax cross-entropy over the catalogue: the pair, and loss and gradients in one call."""
+
+import functools
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regard import _core, ops
+from regard.workspace import Workspace
+
+
+def arrays(rng, n, n_items, dim, size=1.0):
+    h = (rng.standard_normal((n, dim)) * size).astype(np.float32)
+    item_vectors = (rng.standard_normal((n_items, dim)) * size).astype(np.float32)
+    return h, item_vectors, rng.integers(0, n_items, n).astype(np.int32)
+
+
+def check(h, item_vectors, targets, weights=None):
+    """The pair and the one call against the formula; gives what the pair found."""
+    exact, naive = [], []
+    for dtype, results in ((np.float64, exact), (np.float32, naive)):
+        w = None if weights is None else weights.astype(dtype)
+        given_arrays = h.astype(dtype), item_vectors.astype(dtype), targets
+        results += [*reference.cross_entropy(*given_arrays, w), *reference.cross_entropy_backward(*given_arrays, w)]
+    loss, lse = ops.cross_entropy_forward(h, item_vectors, targets, weights)
+    dh, ditems = ops.cross_entropy_backward(h, item_vectors, targets, lse, weights)
+    for name, *three in zip(["loss", "lse", "dh", "ditem_vectors"], [loss, lse, dh, ditems], exact, naive, strict=True):
+        reference.assert_within_rule(*three, name)
+    whole = ops.cross_entropy_value_and_grad(h, item_vectors, targets, weights)
+    names = ["loss at once", "dh at once", "ditem_vectors at once"]
+    for name, *three in zip(names, whole, [exact[0], *exact[2:]], [naive[0], *naive[2:]], strict=True):
+        reference.assert_within_rule(*three, name)
+    return loss, lse, dh, ditems
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_reference_gradients_are_those_of_central_differences(weighted, rng):
+    h, item_vectors, targets = arrays(rng, 4, 6, 3)
+    h, item_vectors = h.astype(np.float64), item_vectors.astype(np.float64)
+    weights = np.array([1.0, 0.0, 2.5, 0.3]) if weighted else None
+    found = reference.cross_entropy_backward(h, item_vectors, targets, weights, dloss=1.7)
+    values = {"h": h, "item_vectors": item_vectors}
+
+    def loss(name, x):
+        return 1.7 * reference.cross_entropy(**(values | {name: x}), targets=targets, row_weights=weights)[0]
+
+    for name, gradient in zip(values, found, strict=True):
+        expected = reference.central_differences(functools.partial(loss, name), values[name])
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 7, 11, 12, 13, 47, 48, 49, 97])
+@pytest.mark.parametrize("n_items", [1, 15, 17, 300])
+def test_every_number_of_rows_follows_the_formula(n, n_items, isa, rng):
+    check(*arrays(rng, n, n_items, 8))
+
+
+@pytest.mark.parametrize("n_items", [2, 3, 7, 16, 31, 511, 512, 513, 1023, 1025, 2100])
+def test_every_number_of_items_follows_the_formula(n_items, isa, rng):
+    check(*arrays(rng, 50, n_items, 6))
+
+
+@pytest.mark.parametrize("dim", [1, 3, 8, 15, 50, 64, 256])
+def test_every_width_follows_the_formula(dim, isa, rng):
+    check(*arrays(rng, 61, 530, dim, size=dim**-0.25))
+
+
+def test_rows_and_items_in_many_parts_follow_the_formula(isa, rng):
+    check(*arrays(rng, 1100, 2100, 5))
+
+
+def test_a_catalogue_too_large_to_keep_its_probabilities_follows_the_formula(isa, rng):
+    check(*arrays(rng, 9, 16385, 4))
+
+
+def test_row_weights_are_those_of_a_weighted_mean(isa, rng):
+    h, item_vectors, targets = arrays(rng, 70, 100, 8)
+    weights = rng.uniform(0, 3, 70).astype(np.float32)
+    weights[::5] = 0
+    loss, _, dh, _ = check(h, item_vectors, targets, weights)
+    assert (dh[::5] == 0).all()
+    some = weights > 0
+    assert loss == pytest.approx(ops.cross_entropy_forward(h[some], item_vectors, targets[some], weights[some])[0])
+
+
+def test_weights_that_sum_to_zero_give_loss_zero_and_no_gradient(isa, rng):
+    h, item_vectors, targets = arrays(rng, 5, 20, 8)
+    nothing = np.zeros(5, np.float32)
+    loss, lse = ops.cross_entropy_forward(h, item_vectors, targets, nothing)
+    dh, ditems = ops.cross_entropy_backward(h, item_vectors, targets, lse, nothing)
+    assert loss == 0
+    assert not dh.any()
+    assert not ditems.any()
+    loss, dh, ditems = ops.cross_entropy_value_and_grad(h, item_vectors, targets, nothing)
+    assert (loss, dh.any(), ditems.any()) == (0, False, False)
+
+
+def test_no_rows_give_loss_zero_and_no_gradient(isa, rng):
+    h, item_vectors, targets = arrays(rng, 0, 20, 8)
+    loss, lse = ops.cross_entropy_forward(h, item_vectors, targets)
+    assert (loss, lse.shape) == (0, (0,))
+    assert not ops.cross_entropy_backward(h, item_vectors, targets, lse)[1].any()
+    loss, dh, ditems = ops.cross_entropy_value_and_grad(h, item_vectors, targets)
+    assert (loss, dh.shape, ditems.any()) == (0, (0, 8), False)
+
+
+def test_scores_of_ten_thousand_neither_overflow_nor_lose_their_digits(isa, rng):
+    h, item_vectors, targets = arrays(rng, 60, 600, 8, size=50)
+    _, lse, _, _ = check(h, item_vectors, targets)
+    assert lse.max() > 1e4
+    alike = np.full((30, 8), 35.0, np.float32)  # every score is 9,800 or its negative exactly
+    for sign in (1, -1):
+        loss, lse, _, _ = check(alike[:4], alike * sign, targets[:4] % 30)
+        np.testing.assert_allclose(lse, sign * 9800 + np.log(30), rtol=0, atol=1e-9)
+        assert loss == pytest.approx(np.log(30), abs=1e-9)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_does_not_touch_the_other_rows(bad, isa, rng):
+    h, item_vectors, targets = arrays(rng, 60, 600, 8)
+    _, lse = ops.cross_entropy_forward(h, item_vectors, targets)
+    dh, _ = ops.cross_entropy_backward(h, item_vectors, targets, lse)
+    h[20, 3] = bad
+    loss, found = ops.cross_entropy_forward(h, item_vectors, targets)
+    assert np.isnan(loss)
+    others = np.arange(60) != 20
+    np.testing.assert_array_equal(found[others], lse[others])
+    found, ditems = ops.cross_entropy_backward(h, item_vectors, targets, found)
+    np.testing.assert_array_equal(found[others], dh[others])
+    assert np.isnan(found[20]).all()
+    assert np.isnan(ditems).all()
+    clean = ops.cross_entropy_value_and_grad(np.where(np.isfinite(h), h, 0), item_vectors, targets)[1]
+    loss, found, ditems = ops.cross_entropy_value_and_grad(h, item_vectors, targets)
+    np.testing.assert_array_equal(found[others], clean[others])
+    assert np.isnan(loss)
+    assert np.isnan(found[20]).all()
+    assert np.isnan(ditems).all()
+
+
+def test_gradients_are_multiplied_by_dloss_and_added_to_what_is_there(isa, rng):
+    h, item_vectors, targets = arrays(rng, 30, 100, 8)
+    _, lse = ops.cross_entropy_forward(h, item_vectors, targets)
+    dh, ditems = ops.cross_entropy_backward(h, item_vectors, targets, lse)
+    table = np.zeros_like(item_vectors)
+    twice = ops.cross_entropy_backward(h, item_vectors, targets, lse, dloss=2.0, ditem_vectors=table)
+    assert twice[1] is table
+    np.testing.assert_array_equal(twice[0], 2 * dh)
+    np.testing.assert_array_equal(table, 2 * ditems)
+    start = rng.standard_normal(table.shape).astype(np.float32)
+    for call in (
+        lambda t: ops.cross_entropy_backward(h, item_vectors, targets, lse, ditem_vectors=t)[1],
+        lambda t: ops.cross_entropy_value_and_grad(h, item_vectors, targets, ditem_vectors=t)[2],
+    ):
+        table = start.copy()
+        assert call(table) is table
+        np.testing.assert_allclose(table - start, ditems, rtol=0, atol=2e-6)
+
+
+def test_a_workspace_gives_the_same_bits(isa, rng):
+    h, item_vectors, targets = arrays(rng, 30, 100, 8)
+    plain = ops.cross_entropy_value_and_grad(h, item_vectors, targets)
+    ws = Workspace()
+    for _ in range(2):
+        ws.reset()
+        found = ops.cross_entropy_value_and_grad(h, item_vectors, targets, workspace=ws)
+        assert found[0] == plain[0]
+        np.testing.assert_array_equal(found[1], plain[1])
+        np.testing.assert_array_equal(found[2], plain[2])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    n_items=st.integers(1, 700),
+    seed=st.integers(0, 2**16),
+    constant=st.integers(-1000, 1000),
+    level=st.sampled_from(_core.isa_available()),
+)
+def test_a_constant_added_to_all_scores_changes_only_lse(n, n_items, seed, constant, level):
+    """By one more column: 1 in every item, the constant in every row. Beyond the rounding of scores that large."""
+    before = _core.isa()
+    _core.set_isa(level)
+    try:
+        h, item_vectors, targets = arrays(np.random.default_rng(seed), n, n_items, 4)
+        rows = np.column_stack([np.full(n, constant), h]).astype(np.float32)
+        items = np.column_stack([np.ones(n_items), item_vectors]).astype(np.float32)
+        loss, lse = ops.cross_entropy_forward(h, item_vectors, targets)
+        moved, moved_lse = ops.cross_entropy_forward(rows, items, targets)
+        rounding = float(np.spacing(np.float32(abs(constant) + 40)))
+        np.testing.assert_allclose(moved_lse, lse + constant, rtol=0, atol=4 * rounding)
+        assert moved == pytest.approx(loss, abs=8 * rounding)
+    finally:
+        _core.set_isa(before)
+
+
+def test_rows_do_not_see_each_other(isa, rng):
+    h, item_vectors, targets = arrays(rng, 100, 700, 9)
+    _, lse = ops.cross_entropy_forward(h, item_vectors, targets)
+    ones = [ops.cross_entropy_forward(h[i : i + 1], item_vectors, targets[i : i + 1])[1][0] for i in range(100)]
+    np.testing.assert_array_equal(lse, ones)
+
+
+H, ITEMS, TARGETS = np.zeros((3, 4), np.float32), np.zeros((5, 4), np.float32), np.array([0, 4, 2], np.int32)
+WRONG = [
+    ((H.astype(np.float64), ITEMS, TARGETS), TypeError, "h: expected a float32 array (3, 4), got float64 (3, 4)"),
+    ((H[0], ITEMS, TARGETS), ValueError, "h: expected 2 dimensions, got shape (4,)"),
+    ((H, ITEMS[:, :3].copy(), TARGETS), ValueError, "item_vectors: expected shape (5, 4), got (5, 3)"),
+    ((H, ITEMS[::2], TARGETS), ValueError, "item_vectors: expected a C-contiguous array, got strides (32, 4)"),
+    ((H, ITEMS[:0], TARGETS), ValueError, "n_items: expected at least 1, got 0"),
+    ((H[:, :0], ITEMS[:, :0], TARGETS), ValueError, "dim: expected at least 1, got 0"),
+    ((H, ITEMS, TARGETS.astype(np.int64)), TypeError, "targets: expected a int32 array (3,), got int64 (3,)"),
+    ((H, ITEMS, TARGETS[:2]), ValueError, "targets: expected shape (3,), got (2,)"),
+    ((H, ITEMS, np.array([0, 5, 1], np.int32)), ValueError, "targets: expected rows from 0 to 4, got 5 at place 1"),
+    ((H, ITEMS, np.array([0, 1, -1], np.int32)), ValueError, "targets: expected rows from 0 to 4, got -1 at place 2"),
+    ((H, ITEMS, TARGETS, np.ones(4, np.float32)), ValueError, "row_weights: expected shape (3,), got (4,)"),
+    ((H, ITEMS, TARGETS, np.ones(3)), TypeError, "row_weights: expected a float32 array (3,), got float64 (3,)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), WRONG, ids=[case[2][:50] for case in WRONG])
+def test_a_wrong_argument_is_named_with_what_was_expected_and_what_came(arguments, error, message):
+    for function in (ops.cross_entropy_forward, ops.cross_entropy_value_and_grad):
+        with pytest.raises(error) as caught:
+            function(*arguments)
+        assert message in str(caught.value)
+
+
+def test_wrong_precision_and_gradients_are_named():
+    with pytest.raises(ValueError, match="precision: expected one of 'highest', 'high', 'medium', got 'low'"):
+        ops.cross_entropy_value_and_grad(H, ITEMS, TARGETS, precision="low")
+    table = np.zeros_like(ITEMS)
+    table.setflags(write=False)
+    with pytest.raises(ValueError, match="ditem_vectors: expected a writeable array, got a read-only one"):
+        ops.cross_entropy_value_and_grad(H, ITEMS, TARGETS, ditem_vectors=table)
+    with pytest.raises(TypeError, match=r"lse: expected a float64 array \(3,\), got float32 \(3,\)"):
+        ops.cross_entropy_backward(H, ITEMS, TARGETS, np.zeros(3, np.float32))
