@@ -26,6 +26,8 @@ regard_status regard_adam_step(const regard_adam* a, float* weight, const float*
                         static_cast<float>(a->beta1),
                         static_cast<float>(a->beta2),
                         static_cast<float>(a->eps),
+                        static_cast<float>(1.0 - a->beta1),
+                        static_cast<float>(1.0 - a->beta2),
                         static_cast<float>(a->weight_decay),
                         a->decoupled != 0,
                         static_cast<float>(1.0 / (1.0 - std::pow(a->beta1, step))),

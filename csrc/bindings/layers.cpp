@@ -111,7 +111,7 @@ void bind_layers(py::module_& m) {
         const float* a = in<float>(x, "x", shape);
         float* b = out<float>(y, "out", shape);
         const auto d = dropout_of(dropout);
-        if (!d) throw py::value_error("dropout: expected (p, seed, step, site), got None");
+        if (!d) throw py::type_error("dropout: expected (p, seed, step, site), got None");
         call([&] { return regard_dropout_apply(&*d, a, shape[0], shape[1], b); });
       },
       py::arg("x"), py::arg("dropout"), py::arg("y"));

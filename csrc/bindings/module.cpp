@@ -61,8 +61,13 @@ const int64_t* offsets(const py::object& object, const char* name, int64_t rows,
 
 std::optional<regard_dropout> dropout_of(const py::object& object) {
   if (object.is_none()) return std::nullopt;
-  const auto [p, seed, step, site] = object.cast<std::tuple<double, uint64_t, uint64_t, uint64_t>>();
-  return regard_dropout{p, seed, step, site};
+  try {
+    const auto [p, seed, step, site] = object.cast<std::tuple<double, uint64_t, uint64_t, uint64_t>>();
+    return regard_dropout{p, seed, step, site};
+  } catch (const py::cast_error&) {
+    throw py::type_error("dropout: expected (p, seed, step, site), the last three from 0 to 2^64 - 1, got " +
+                         std::string(py::repr(object)));
+  }
 }
 
 void check(regard_status status) {

@@ -59,7 +59,7 @@ static inline void score_tile(const Sequence& s, int64_t row, int64_t rows, int6
     const int64_t n = at_most(MR, rows - t);
     const int64_t widest = round_up(at_least(0, at_most(keys, s.visible(row + t + n - 1) - key)), VW);
     multiply(n, widest, s.a.head_dim, {s.query(s.a.q, row + t), s.stride, 1}, panels_of(panels, s.a.head_dim),
-             z + t * ld, ld, false);
+             z + t * ld, ld, kFresh);
     for (int64_t i = t; i < t + n; ++i) {
       const int64_t seen = s.visible(row + i) - key;
       float* zi = z + i * ld;
@@ -80,12 +80,12 @@ static inline void add_seen_keys(const Sequence& s, int64_t row, int64_t rows, i
   for (int64_t t = 0; t < rows; t += MR) {
     const int64_t n = at_most(MR, rows - t);
     const int64_t all = at_least(0, at_most(keys, s.visible(row + t) - key));
-    if (all > 0) multiply(n, width, all, {w + t * ld, ld, 1}, v, c + t * c_row, c_row, true);
+    if (all > 0) multiply(n, width, all, {w + t * ld, ld, 1}, v, c + t * c_row, c_row, kContinue);
     Vectors rest = v;
     rest.data += all * v.row;
     for (int64_t i = t; i < t + n; ++i) {
       const int64_t more = at_most(keys, s.visible(row + i) - key) - all;
-      if (more > 0) multiply(1, width, more, {w + i * ld + all, ld, 1}, rest, c + i * c_row, c_row, true);
+      if (more > 0) multiply(1, width, more, {w + i * ld + all, ld, 1}, rest, c + i * c_row, c_row, kContinue);
     }
   }
 }
@@ -99,14 +99,14 @@ static inline void add_seeing_rows(const Sequence& s, int64_t row, int64_t rows,
     if (all < rows) {
       Vectors seen = v;
       seen.data += all * v.row;
-      multiply(n, width, rows - all, {w + all * ld + t, 1, ld}, seen, c + t * c_row, c_row, true);
+      multiply(n, width, rows - all, {w + all * ld + t, 1, ld}, seen, c + t * c_row, c_row, kContinue);
     }
     for (int64_t j = t; j < t + n; ++j) {
       const int64_t first = at_least(0, s.first_row(key + j) - row);
       if (first >= all) continue;
       Vectors some = v;
       some.data += first * v.row;
-      multiply(1, width, all - first, {w + first * ld + j, 1, ld}, some, c + j * c_row, c_row, true);
+      multiply(1, width, all - first, {w + first * ld + j, 1, ld}, some, c + j * c_row, c_row, kContinue);
     }
   }
 }
@@ -256,7 +256,7 @@ static void attention_backward(const Attention& a, int64_t task_begin, int64_t t
           const int64_t n = at_most(MR, rows - t);
           const int64_t widest = round_up(at_least(0, at_most(keys, s.visible(row + t + n - 1) - key)), VW);
           multiply(n, widest, d, {s.query(a.dout, row + t), s.stride, 1}, panels_of(value_panels, d), dz + t * ld, ld,
-                   false);
+                   kFresh);
         }
         for (int64_t i = 0; i < rows; ++i) {
           const int64_t n = at_most(keys, s.visible(row + i) - key);

@@ -23,7 +23,7 @@ static void cross_entropy_forward(const CrossEntropy& a, int64_t row_begin, int6
     pack_panels(a.items + item * a.dim, a.dim, items, a.dim, panels);
     for (int64_t row = row_begin; row < row_end; row += kRowBlock) {
       const int64_t rows = at_most(kRowBlock, row_end - row);
-      multiply(rows, width, a.dim, {a.h + row * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kItemTile, false);
+      multiply(rows, width, a.dim, {a.h + row * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kItemTile, kFresh);
       for (int64_t i = 0; i < rows; ++i) {
         float* si = s + i * kItemTile;
         const int64_t target = a.targets[row + i] - item;
@@ -52,7 +52,7 @@ static void cross_entropy_backward(const CrossEntropy& a, int64_t row_begin, int
     const Vectors e = padded_rows(a.items + item * dim, dim, items, dim, item_rows);
     for (int64_t row = row_begin; row < row_end; row += kRowBlock) {
       const int64_t rows = at_most(kRowBlock, row_end - row);
-      multiply(rows, width, dim, {a.h + row * dim, dim, 1}, panels_of(panels, dim), s, kItemTile, false);
+      multiply(rows, width, dim, {a.h + row * dim, dim, 1}, panels_of(panels, dim), s, kItemTile, kFresh);
       for (int64_t i = 0; i < rows; ++i) {
         float* si = s + i * kItemTile;
         probabilities(si, a.lse[row + i], items, si);
@@ -62,8 +62,8 @@ static void cross_entropy_backward(const CrossEntropy& a, int64_t row_begin, int
         for (int64_t v = 0; v < items; v += VW) store(si + v, load(si + v) * w);
       }
       const Vectors h = padded_rows(a.h + row * dim, dim, rows, dim, h_rows);
-      multiply(rows, dim, items, {s, kItemTile, 1}, e, dh + (row - row_begin) * dim, dim, true);
-      multiply(items, dim, rows, {s, 1, kItemTile}, h, ditems + item * dim, dim, true);
+      multiply(rows, dim, items, {s, kItemTile, 1}, e, dh + (row - row_begin) * dim, dim, kAdd);
+      multiply(items, dim, rows, {s, 1, kItemTile}, h, ditems + item * dim, dim, kAdd);
     }
   }
 }
@@ -80,7 +80,7 @@ static void cross_entropy_fused(const CrossEntropy& a, int64_t row_begin, int64_
     for (int64_t i = 0; i < rows; ++i) top[i] = splat(-INFINITY);
     for (int64_t item = 0; item < a.n_items; item += kItemTile) {
       const int64_t items = at_most(kItemTile, a.n_items - item), width = round_up(items, VW);
-      multiply(rows, width, dim, {a.h + row * dim, dim, 1}, panels_of(a.packed + item * dim, dim), p + item, ld, false);
+      multiply(rows, width, dim, {a.h + row * dim, dim, 1}, panels_of(a.packed + item * dim, dim), p + item, ld, kFresh);
       for (int64_t i = 0; i < rows; ++i) {
         float* pi = p + i * ld + item;
         for (int64_t v = items; v < width; ++v) pi[v] = -INFINITY;
@@ -115,8 +115,8 @@ static void cross_entropy_fused(const CrossEntropy& a, int64_t row_begin, int64_
     memset(dh, 0, static_cast<size_t>(rows * wide) * sizeof(float));
     for (int64_t item = 0; item < a.n_items; item += kItemTile) {
       const int64_t items = at_most(kItemTile, a.n_items - item), padded = round_up(dim, PANEL);
-      multiply(rows, wide, items, {p + item, ld, 1}, rows_of(a.rows_padded + item * padded, padded), dh, wide, true);
-      multiply(items, dim, rows, {p + item, 1, ld}, rows_of(scaled, wide), ditems + item * dim, dim, true);
+      multiply(rows, wide, items, {p + item, ld, 1}, rows_of(a.rows_padded + item * padded, padded), dh, wide, kAdd);
+      multiply(items, dim, rows, {p + item, 1, ld}, rows_of(scaled, wide), ditems + item * dim, dim, kAdd);
     }
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t c = 0; c < dim; ++c) a.dh[(row + i) * dim + c] += dh[i * wide + c] * factor[i];

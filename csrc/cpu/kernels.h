@@ -80,6 +80,7 @@ struct Linear {  // y = activation(x W^T + b)
 
 struct AdamStep {
   float learning_rate, beta1, beta2, eps;
+  float keep1, keep2;  // 1 - beta, rounded once: 1 - 0.999f is off by 1e-5
   float weight_decay;  // AdamW: multiplies the weight; Adam: added to the gradient
   bool decoupled;
   float correction1, correction2;  // 1 / (1 - beta^t)

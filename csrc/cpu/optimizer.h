@@ -11,14 +11,13 @@ namespace regard {
 namespace REGARD_ISA_ID {
 
 static void adam(const AdamStep& a, float* weight, const float* grad, float* m, float* v, int64_t begin, int64_t end) {
-  const float keep1 = 1.0f - a.beta1, keep2 = 1.0f - a.beta2;
   const float coupled = a.decoupled ? 0.0f : a.weight_decay, decoupled = a.decoupled ? a.weight_decay : 0.0f;
 #pragma omp simd
   for (int64_t i = begin; i < end; ++i) {
     const float w = weight[i];
     const float g = grad[i] * a.grad_scale + coupled * w;
-    const float first = a.beta1 * m[i] + keep1 * g;
-    const float second = a.beta2 * v[i] + keep2 * g * g;
+    const float first = a.beta1 * m[i] + a.keep1 * g;
+    const float second = a.beta2 * v[i] + a.keep2 * g * g;
     m[i] = first;
     v[i] = second;
     weight[i] = w - a.learning_rate * (first * a.correction1 / (sqrtf(second * a.correction2) + a.eps) + decoupled * w);

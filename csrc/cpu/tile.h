@@ -2,7 +2,7 @@
 //
 // A is read one float at a time through two strides, so A and its transpose cost the same. B is read by whole vectors,
 // either from rows (`rows_of`) or from packed panels (`panels_of`). A tile of MR rows and NV vectors of C stays in
-// registers for the whole depth; every element is one chain of multiply-adds in the order of k, so a value does not
+// registers for a chain of multiply-adds in the order of k. Where chains end depends on k alone, so a value does not
 // depend on the tile that it fell into.
 #pragma once
 #include "cpu/kernels.h"
@@ -42,48 +42,66 @@ static inline Vectors panels_of(const float* data, int64_t depth) {
   return PANEL == VW ? Vectors{data, PANEL, panel, NV * panel} : Vectors{data, PANEL, VW, panel};
 }
 
+// What becomes of C. The products of one element are added up in chains, and the chains one after another, so that
+// rounding grows with the root of the depth: 32 + 512 / 32 roundings instead of 512. `kContinue` is for a caller that
+// cuts the depth itself and must get the same bits wherever it cuts: one chain, begun at C.
+enum Into { kFresh, kAdd, kContinue };
+constexpr int64_t kChain = 32;
+constexpr int64_t kWhole = VW == 4 ? 32 : 64;  // up to here one chain; without fused multiply-add each link rounds twice
+
 template <int64_t ROWS, int64_t VECTORS>
 static inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_column, const float* b, int64_t b_row,
-                        int64_t b_vector, float* c, int64_t c_row, bool accumulate) {
-  vf sum[ROWS][VECTORS];
-  if (accumulate) {
+                        int64_t b_vector, float* c, int64_t c_row, Into into) {
+  const int64_t chain = into == kContinue || depth <= kWhole ? depth : kChain;
+  int64_t k = 0;
+  do {
+    vf sum[ROWS][VECTORS];
+    if (into == kContinue) {
 #pragma GCC unroll 16
-    for (int64_t i = 0; i < ROWS; ++i)
+      for (int64_t i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-      for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] = load(c + i * c_row + v * VW);
-  } else {
+        for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] = load(c + i * c_row + v * VW);
+    } else {
 #pragma GCC unroll 16
-    for (int64_t i = 0; i < ROWS; ++i)
+      for (int64_t i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-      for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] = splat(0.0f);
-  }
-  for (int64_t k = 0; k < depth; ++k) {
-    vf right[VECTORS];
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < VECTORS; ++v) right[v] = load(b + v * b_vector);
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < ROWS; ++i) {
-      const vf left = splat(a[i * a_row]);
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] += left * right[v];
+        for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] = splat(0.0f);
     }
-    a += a_column;
-    b += b_row;
-  }
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < ROWS; ++i)
+    for (const int64_t end = at_most(depth, k + chain); k < end; ++k) {
+      vf right[VECTORS];
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < VECTORS; ++v) store(c + i * c_row + v * VW, sum[i][v]);
+      for (int64_t v = 0; v < VECTORS; ++v) right[v] = load(b + v * b_vector);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < ROWS; ++i) {
+        const vf left = splat(a[i * a_row]);
+#pragma GCC unroll 4
+        for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] += left * right[v];
+      }
+      a += a_column;
+      b += b_row;
+    }
+    if (into == kAdd) {
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+        for (int64_t v = 0; v < VECTORS; ++v) sum[i][v] += load(c + i * c_row + v * VW);
+    }
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < VECTORS; ++v) store(c + i * c_row + v * VW, sum[i][v]);
+    if (into == kFresh) into = kAdd;
+  } while (k < depth);
 }
 
 // `rows` <= MR rows of C.
 template <int64_t VECTORS>
 static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_column,
-                             const float* b, int64_t b_row, int64_t b_vector, float* c, int64_t c_row, bool accumulate) {
+                             const float* b, int64_t b_row, int64_t b_vector, float* c, int64_t c_row, Into into) {
 #define REGARD_TILE(R)                                                                              \
   case R:                                                                                           \
     if constexpr (R <= MR)                                                                          \
-      tile<R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row, accumulate);        \
+      tile<R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row, into);              \
     break;
   switch (rows) {
     REGARD_TILE(1)
@@ -106,7 +124,7 @@ static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_
 // C (m, n), row stride c_row, from A (m, depth) and B (depth, n). Only the n floats of each row of C are touched; B must
 // be readable to the next whole vector (padded rows, or panels, which are padded with zeros).
 static __attribute__((noinline)) void multiply(int64_t m, int64_t n, int64_t depth, Rows a, Vectors b, float* c,
-                                               int64_t c_row, bool accumulate) {
+                                               int64_t c_row, Into into) {
   const int64_t vectors = n / VW, tail = n % VW;
   for (int64_t i = 0; i < m; i += MR) {
     const int64_t rows = at_most(MR, m - i);
@@ -115,16 +133,16 @@ static __attribute__((noinline)) void multiply(int64_t m, int64_t n, int64_t dep
     int64_t v = 0;
     for (; v + NV <= vectors; v += NV)
       tile_rows<NV>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group, b.row, b.vector, out + v * VW, c_row,
-                    accumulate);
+                    into);
     for (; v < vectors; ++v)
       tile_rows<1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row, b.vector,
-                   out + v * VW, c_row, accumulate);
+                   out + v * VW, c_row, into);
     if (tail == 0) continue;
-    float edge[MR * VW];
-    if (accumulate)
+    float edge[MR * VW] = {0};
+    if (into != kFresh)
       for (int64_t r = 0; r < rows; ++r) store(edge + r * VW, load_first(out + r * c_row + v * VW, tail));
     tile_rows<1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row, b.vector,
-                 edge, VW, accumulate);
+                 edge, VW, into);
     for (int64_t r = 0; r < rows; ++r) store_first(out + r * c_row + v * VW, load(edge + r * VW), tail);
   }
 }

@@ -67,7 +67,7 @@ static inline void score_list(const float* h, const float* items, int64_t dim, c
   for (int64_t r = 0; r < n; ++r)
     memcpy(rows + r * dim, items + list[r] * dim, static_cast<size_t>(dim) * sizeof(float));
   pack_panels(rows, dim, n, dim, panel);
-  multiply(1, PANEL, dim, {h, dim, 1}, panels_of(panel, dim), out, PANEL, false);
+  multiply(1, PANEL, dim, {h, dim, 1}, panels_of(panel, dim), out, PANEL, kFresh);
 }
 
 static void topk(const TopK& a, int64_t row_begin, int64_t row_end, float* scratch) {
@@ -102,7 +102,7 @@ static void topk(const TopK& a, int64_t row_begin, int64_t row_end, float* scrat
     for (int64_t item = 0; item < a.n_items; item += kItemTile) {
       const int64_t items = at_most(kItemTile, a.n_items - item), width = round_up(items, VW);
       pack_panels(a.items + item * a.dim, a.dim, items, a.dim, panels);
-      multiply(rows, width, a.dim, {a.h + row * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kItemTile, false);
+      multiply(rows, width, a.dim, {a.h + row * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kItemTile, kFresh);
       for (int64_t i = 0; i < rows; ++i) {
         const float* si = s + i * kItemTile;
         const int64_t deny = a.deny_at ? a.deny_at[row + i] : 0, denied = a.deny_at ? a.deny_at[row + i + 1] - deny : 0;
@@ -133,7 +133,7 @@ static void rank_counts(const RankCounts& a, int64_t row_begin, int64_t row_end,
     for (int64_t item = 0; item < a.n_items; item += kItemTile) {
       const int64_t items = at_most(kItemTile, a.n_items - item), width = round_up(items, VW);
       pack_panels(a.items + item * a.dim, a.dim, items, a.dim, panels);
-      multiply(rows, width, a.dim, {a.h + row * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kItemTile, false);
+      multiply(rows, width, a.dim, {a.h + row * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kItemTile, kFresh);
       for (int64_t i = 0; i < rows; ++i) {
         float* si = s + i * kItemTile;
         for (int64_t v = items; v < width; ++v) si[v] = NAN;

@@ -21,10 +21,7 @@ SETTINGS: dict[str, Any] = {
     "n_heads": 2,
     "max_len": 40,
     "dropout": 0.1,
-    "positions": "relative",
     "learning_rate": 4e-3,
-    "schedule": "cosine",
-    "warmup_steps": 50,
     "batch_size": 32,
 }
 CUTOFFS = (5, 10)

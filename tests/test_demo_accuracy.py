@@ -1,0 +1,38 @@
+"""On data with a known best, the attention model must come near it and leave behind what sees less."""
+
+import numpy as np
+import pytest
+
+from regard.baselines import EASE, ItemKNN, Popularity, SequentialRules, tune
+from regard.cli.demo import EPOCHS, SETTINGS
+from regard.datasets import synthetic
+from regard.metrics import evaluate
+from regard.models.self_attention import SelfAttentionRecommender
+from regard.recommender import Recommender
+from regard.splits import leave_one_out
+
+
+class LastEventOnly(Recommender):
+    """The best that can be said from the last event alone, estimated from a large sample of the true process."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def _scores(self, histories):
+        return self.table[histories.values[histories.offsets[1:] - 1]]
+
+
+def test_the_demo_model_reaches_85_percent_of_the_best_and_beats_all_else_by_20():
+    data = synthetic()
+    split = leave_one_out(data)
+    model = SelfAttentionRecommender(**SETTINGS, epochs=EPOCHS).fit(split.train, validation=split.validation)
+    hit_rate = evaluate(model, split.test, k=10)["hr@10"]
+    best = data.best_possible.hit_rate(10)
+    assert hit_rate >= 0.85 * best
+
+    last = LastEventOnly(np.asarray(data.process.last_event_scores(), np.float32))
+    last._set_catalogue(split.train)
+    rivals = [Popularity().fit(split.train), last, *(tune(kind, split) for kind in (SequentialRules, EASE, ItemKNN))]
+    for rival in rivals:
+        assert hit_rate >= 1.2 * evaluate(rival, split.test, k=10, coverage=False)["hr@10"], rival
+    assert evaluate(last, split.test, k=10)["hr@10"] == pytest.approx(0.26, abs=0.03)

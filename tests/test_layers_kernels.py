@@ -1,0 +1,374 @@
+"""Linear, layer norm, activations, embedding, dropout."""
+
+import functools
+
+import numpy as np
+import pytest
+import reference
+
+from regard import _core, ops
+from regard.workspace import Workspace
+
+ROWS = [0, 1, 2, 3, 5, 6, 7, 11, 12, 13, 47, 48, 49, 130]
+WIDTHS = [1, 3, 8, 15, 50, 64, 256]
+ACTIVATIONS = [None, "relu", "gelu"]
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def both(function, *arrays, **options):
+    """The formula on float64 and on float32 copies."""
+    return [
+        function(*(x.astype(t) if getattr(x, "dtype", None) == np.float32 else x for x in arrays), **options)
+        for t in (np.float64, np.float32)
+    ]
+
+
+def check(found, exact, naive, names):
+    for name, *three in zip(names, found, exact, naive, strict=True):
+        reference.assert_within_rule(*three, name)
+
+
+def check_draws(draw, names, times):
+    """As `check` for `times` draws of (found, exact, naive) together: of one or two numbers, plain float32 may be
+    exact by luck, which is no measure."""
+    draws = [draw() for _ in range(times)]
+    check(*([np.stack(x) for x in zip(*(d[i] for d in draws), strict=True)] for i in range(3)), names)
+
+
+def check_differences(function, dy, arrays, gradients):
+    """Gradients of (function(**arrays) * dy).sum() against central differences."""
+
+    def loss(name, x):
+        return (function(**(arrays | {name: x})) * dy).sum()
+
+    for name, gradient in zip(arrays, gradients, strict=True):
+        expected = reference.central_differences(functools.partial(loss, name), arrays[name])
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-7, err_msg=name)
+
+
+# ---- linear ----
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_reference_gradients_of_linear_are_those_of_central_differences(kind, rng):
+    x, weight, bias, dy = (rng.standard_normal(s) for s in ((4, 3), (5, 3), (5,), (4, 5)))
+    check_differences(
+        lambda x, weight, bias: reference.linear(x, weight, bias, kind),
+        dy,
+        {"x": x, "weight": weight, "bias": bias},
+        reference.linear_backward(dy, x, weight, bias, kind),
+    )
+
+
+def check_linear(rng, n, n_in, n_out, kind=None, with_bias=True):
+    names = ["y", "dx", "dweight", "dbias"]
+    smallest = max(1, min(n, n_in) * n_out)
+    check_draws(lambda: linear_draw(rng, n, n_in, n_out, kind, with_bias), names, times=max(1, 200 // smallest))
+
+
+def linear_draw(rng, n, n_in, n_out, kind, with_bias):
+    x, weight, dy = normal(rng, n, n_in), normal(rng, n_out, n_in) * np.float32(n_in**-0.5), normal(rng, n, n_out)
+    bias = normal(rng, n_out) if with_bias else None
+    y, saved = ops.linear_forward(x, weight, bias, activation=kind)
+    found = [y, *ops.linear_backward(dy, x, weight, activation=kind, saved=saved)]
+    values = both(reference.linear, x, weight, bias, kind=kind)
+    gradients = both(reference.linear_backward, dy, x, weight, bias, kind=kind)
+    return found, *([value, *three] for value, three in zip(values, gradients, strict=True))
+
+
+@pytest.mark.parametrize("n", ROWS)
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_linear_of_every_number_of_rows_follows_the_formula(n, kind, isa, rng):
+    check_linear(rng, n, 24, 20, kind)
+
+
+@pytest.mark.parametrize("n_in", WIDTHS)
+@pytest.mark.parametrize("n_out", WIDTHS)
+def test_linear_of_every_width_follows_the_formula(n_in, n_out, isa, rng):
+    check_linear(rng, 50, n_in, n_out, with_bias=n_in != n_out)
+
+
+def test_linear_of_many_rows_follows_the_formula(isa, rng):
+    check_linear(rng, 3000, 20, 17, "gelu")
+
+
+def test_linear_adds_into_the_gradients_it_is_given(isa, rng):
+    x, weight, dy = normal(rng, 30, 9), normal(rng, 10, 9), normal(rng, 30, 10)
+    plain = ops.linear_backward(dy, x, weight)
+    mine = dict(zip(["dx", "dweight", "dbias"], (np.ones_like(g) for g in plain), strict=True))
+    for given, found, gradient in zip(mine.values(), ops.linear_backward(dy, x, weight, **mine), plain, strict=True):
+        assert found is given
+        np.testing.assert_allclose(found, gradient + 1, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_a_row_of_linear_that_is_nan_stays_nan_and_touches_no_other(kind, isa, rng):
+    x, weight, bias, dy = normal(rng, 30, 9), normal(rng, 10, 9), normal(rng, 10), normal(rng, 30, 10)
+    y, saved = ops.linear_forward(x, weight, bias, activation=kind)
+    dx, _, _ = ops.linear_backward(dy, x, weight, activation=kind, saved=saved)
+    x[7, 4] = np.nan
+    found, saved = ops.linear_forward(x, weight, bias, activation=kind)
+    others = np.arange(30) != 7
+    assert np.isnan(found[7]).all()
+    np.testing.assert_array_equal(found[others], y[others])
+    gradients = ops.linear_backward(dy, x, weight, activation=kind, saved=saved)
+    np.testing.assert_array_equal(gradients[0][others], dx[others])
+    assert np.isnan(gradients[1][:, 4]).all()
+    if kind is not None:
+        assert np.isnan(gradients[0][7]).all()
+
+
+# ---- activations ----
+
+
+@pytest.mark.parametrize("kind", ["relu", "gelu"])
+def test_activations_and_their_slopes_follow_the_formula(kind, isa, rng):
+    x = np.concatenate([np.linspace(-12, 12, 2001), [0.0, -0.0, 1e-30, 1e4, -1e4], rng.standard_normal(37)])
+    x, dy = x.astype(np.float32), normal(rng, x.size)
+    exact, naive = both(reference.activation, x, kind=kind)
+    near = np.abs(x) < 4  # on its own: the limit is in units of the largest value
+    y = ops.activation_forward(x, activation=kind)
+    dx = ops.activation_backward(dy, x, activation=kind)
+    slopes = both(reference.activation_slope, x, kind=kind)
+    for some in (near, ~near):
+        reference.assert_within_rule(y[some], exact[some], naive[some], kind)
+        reference.assert_within_rule(dx[some], *((d * s)[some] for d, s in zip([dy.astype(np.float64), dy], slopes,
+                                                                            strict=True)), f"slope of {kind}")
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 40_000])
+def test_activations_of_every_size_and_shape_are_the_same(size, isa, rng):
+    x, dy = normal(rng, size, 1), normal(rng, size, 1)
+    for kind in ("relu", "gelu"):
+        y, dx = ops.activation_forward(x, activation=kind), ops.activation_backward(dy, x, activation=kind)
+        assert y.shape == dx.shape == x.shape
+        check([y, dx], *both(lambda x, dy, kind: (reference.activation(x, kind),
+                                                  dy * reference.activation_slope(x, kind)), x, dy, kind=kind), "yd")
+
+
+@pytest.mark.parametrize("kind", ["relu", "gelu"])
+def test_a_nan_stays_nan_in_activations(kind, isa):
+    x = np.array([1, np.nan, -1, 2, np.inf], np.float32)
+    y = ops.activation_forward(x, activation=kind)
+    assert np.isnan(y).tolist() == [False, True, False, False, False]
+    assert y[4] == np.inf
+    dx = ops.activation_backward(np.ones(5, np.float32), x[[0, 1, 2, 3, 3]], activation=kind)
+    assert np.isnan(dx).tolist() == [False, True, False, False, False]
+
+
+# ---- layer norm ----
+
+
+def test_reference_gradients_of_layer_norm_are_those_of_central_differences(rng):
+    x, weight, bias, dy = (rng.standard_normal(s) for s in ((4, 5), (5,), (5,), (4, 5)))
+    check_differences(
+        lambda x, weight, bias: reference.layer_norm(x, weight, bias, 1e-3)[0],
+        dy,
+        {"x": x, "weight": weight, "bias": bias},
+        reference.layer_norm_backward(dy, x, weight, 1e-3),
+    )
+
+
+def check_layer_norm(rng, n, dim, shift=0.0, eps=1e-5):
+    names = ["y", "mean", "rstd", "dx", "dweight", "dbias"]
+    check_draws(lambda: layer_norm_draw(rng, n, dim, shift, eps), names, times=max(1, 100 // max(1, n)))
+
+
+def layer_norm_draw(rng, n, dim, shift, eps):
+    x, dy, (weight, bias) = normal(rng, n, dim) + np.float32(shift), normal(rng, n, dim), normal(rng, 2, dim)
+    found = ops.layer_norm_forward(x, weight, bias, eps=eps)
+    values = both(reference.layer_norm, x, weight, bias, eps=eps)
+    gradients = both(reference.layer_norm_backward, dy, x, weight, eps=eps)
+    found = [*found, *ops.layer_norm_backward(dy, x, weight, *found[1:])]
+    return found, *([*three, *others] for three, others in zip(values, gradients, strict=True))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 17, 300, 1500])
+@pytest.mark.parametrize("dim", [2, 3, 8, 15, 50, 64, 256])
+def test_layer_norm_of_every_shape_follows_the_formula(n, dim, isa, rng):
+    check_layer_norm(rng, n, dim)
+
+
+def test_layer_norm_of_values_far_from_zero_follows_the_formula(isa, rng):
+    check_layer_norm(rng, 100, 64, shift=100)
+
+
+def test_layer_norm_of_a_constant_row_is_the_bias(isa, rng):
+    bias = normal(rng, 8)
+    for dim, value in ((8, 3.0), (1, 5.0)):
+        x = np.full((4, dim), value, np.float32)
+        y, _, rstd = ops.layer_norm_forward(x, normal(rng, dim), bias[:dim].copy(), eps=1e-6)
+        np.testing.assert_array_equal(y, np.broadcast_to(bias[:dim], y.shape))
+        np.testing.assert_allclose(rstd, 1e3, rtol=1e-6)
+
+
+def test_a_row_of_layer_norm_that_is_nan_touches_no_other(isa, rng):
+    x, weight, bias, dy = normal(rng, 30, 9), normal(rng, 9), normal(rng, 9), normal(rng, 30, 9)
+    clean = ops.layer_norm_forward(x, weight, bias)
+    dx = ops.layer_norm_backward(dy, x, weight, *clean[1:])[0]
+    x[7, 4] = np.nan
+    found = ops.layer_norm_forward(x, weight, bias)
+    others = np.arange(30) != 7
+    assert np.isnan(found[0][7]).all()
+    for one, other in zip(found, clean, strict=True):
+        np.testing.assert_array_equal(one[others], other[others])
+    np.testing.assert_array_equal(ops.layer_norm_backward(dy, x, weight, *found[1:])[0][others], dx[others])
+
+
+def test_layer_norm_adds_into_the_gradients_it_is_given(isa, rng):
+    x, weight, dy = normal(rng, 30, 9), normal(rng, 9), normal(rng, 30, 9)
+    _, mean, rstd = ops.layer_norm_forward(x, weight, weight)
+    _, dweight, dbias = ops.layer_norm_backward(dy, x, weight, mean, rstd)
+    given = np.full(9, 2, np.float32), np.full(9, 3, np.float32)
+    found = ops.layer_norm_backward(dy, x, weight, mean, rstd, dweight=given[0], dbias=given[1])
+    assert found[1] is given[0]
+    assert found[2] is given[1]
+    np.testing.assert_array_equal(given[0], dweight + 2)
+    np.testing.assert_array_equal(given[1], dbias + 3)
+
+
+# ---- embedding ----
+
+
+@pytest.mark.parametrize("dim", WIDTHS)
+def test_embedding_gathers_rows_and_scatters_their_gradients_in_order(dim, isa, rng):
+    table, ids = normal(rng, 700, dim), rng.integers(0, 700, 900).astype(np.int32)
+    ids[100:200] = 5
+    scale = np.float32(dim) ** 0.5
+    np.testing.assert_array_equal(ops.embedding_forward(table, ids, scale=float(scale)), table[ids] * scale)
+    dy, start = normal(rng, 900, dim), normal(rng, 700, dim)
+    exact, naive = start.astype(np.float64), start.copy()
+    np.add.at(exact, ids, dy.astype(np.float64) * float(scale))
+    np.add.at(naive, ids, dy * scale)
+    found = start.copy()
+    assert ops.embedding_backward(dy, ids, found, scale=float(scale)) is found
+    reference.assert_within_rule(found, exact, naive, "dtable")
+
+
+def test_embedding_of_nothing_is_nothing(isa):
+    table = np.ones((3, 4), np.float32)
+    assert ops.embedding_forward(table, np.zeros(0, np.int32)).shape == (0, 4)
+    ops.embedding_backward(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), table)
+    assert (table == 1).all()
+
+
+def test_a_gradient_that_is_nan_reaches_its_row_alone(isa, rng):
+    ids = np.array([2, 0, 2, 1], np.int32)
+    dy, table = normal(rng, 4, 5), np.zeros((4, 5), np.float32)
+    dy[1] = np.nan
+    ops.embedding_backward(dy, ids, table)
+    assert np.isnan(table).all(axis=1).tolist() == [True, False, False, False]
+
+
+# ---- dropout ----
+
+
+def test_the_generator_gives_its_published_numbers():
+    """Known answers of Philox4x32-10 from the authors' test vectors."""
+    ones = 0xFFFFFFFF
+    pi = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)
+    for counter, key, words in [
+        ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ((ones,) * 4, (ones,) * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (*pi, "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    ]:
+        assert " ".join(f"{int(word):08x}" for word in reference.philox(counter, key)) == words
+
+
+@pytest.mark.parametrize("width", [1, 3, 15, 16, 17, 63, 64, 65, 200])
+@pytest.mark.parametrize("p", [0.0, 0.2, 0.5, 0.99])
+def test_dropped_elements_are_those_of_the_reference_generator(width, p, isa, rng):
+    x = normal(rng, 40, width)
+    for rate in (ops.Dropout(p), ops.Dropout(p, seed=2**64 - 1, step=2**40, site=12)):
+        keep = reference.dropout_keep(rate, 40, width, np.float32)
+        np.testing.assert_array_equal(ops.dropout(x, rate), x * keep)
+
+
+def test_a_mask_depends_on_place_and_key_alone(isa):
+    x = np.ones((300, 70), np.float32)
+    whole = ops.dropout(x, ops.Dropout(0.5, 1, 2, 3))
+    np.testing.assert_array_equal(ops.dropout(x[:10], ops.Dropout(0.5, 1, 2, 3)), whole[:10])
+    for other in [(2, 2, 3), (1, 3, 3), (1, 2, 4)]:
+        assert (ops.dropout(x, ops.Dropout(0.5, *other)) != whole).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_share_of_dropped_elements_is_p(isa):
+    x = np.ones((1000, 64), np.float32)
+    for p in (0.1, 0.5, 0.9):  # 5 standard deviations
+        room = 5 * (p * (1 - p) / x.size) ** 0.5
+        assert (ops.dropout(x, ops.Dropout(p, seed=4)) == 0).mean() == pytest.approx(p, abs=room)
+
+
+def test_a_dropped_nan_is_gone_and_a_kept_one_stays(isa):
+    x = np.full((10, 64), np.nan, np.float32)
+    keep = reference.dropout_keep(ops.Dropout(0.5), 10, 64)
+    np.testing.assert_array_equal(np.isnan(ops.dropout(x, ops.Dropout(0.5))), keep > 0)
+
+
+# ---- arguments ----
+
+
+def test_a_workspace_gives_the_same_bits(isa, rng):
+    x, weight, bias, dy = normal(rng, 50, 9), normal(rng, 10, 9), normal(rng, 10), normal(rng, 50, 10)
+    ids = rng.integers(0, 10, 50).astype(np.int32)
+
+    def everything(ws):
+        y, saved = ops.linear_forward(x, weight, bias, activation="gelu", workspace=ws)
+        found = [y, saved, *ops.linear_backward(dy, x, weight, activation="gelu", saved=saved, workspace=ws)]
+        found += ops.layer_norm_forward(dy, bias, bias, workspace=ws)
+        found += ops.layer_norm_backward(dy, dy, bias, *found[-2:], workspace=ws)
+        found += [ops.embedding_forward(weight, ids, workspace=ws), ops.dropout(x, ops.Dropout(0.2), workspace=ws)]
+        found += [ops.activation_forward(x, activation="relu", workspace=ws)]
+        return [array.copy() for array in found]
+
+    ws = Workspace()
+    everything(ws)
+    ws.reset()
+    for plain, found in zip(everything(ops.NEW), everything(ws), strict=True):
+        np.testing.assert_array_equal(found, plain)
+
+
+F = np.float32
+X, W, B = np.zeros((3, 4), F), np.zeros((5, 4), F), np.zeros(5, F)
+READ_ONLY = np.zeros((3, 5), F)
+READ_ONLY.setflags(write=False)
+IDS = np.zeros(3, np.int32)
+WRONG = [
+    (lambda: ops.linear_forward(X.astype(float), W), TypeError, "x: expected a float32 array (3, 4), got float64 (3, 4)"),
+    (lambda: ops.linear_forward(X, W[:, :3].copy()), ValueError, "weight: expected shape (5, 4), got (5, 3)"),
+    (lambda: ops.linear_forward(X, W.T.copy().T), ValueError, "weight: expected a C-contiguous array"),
+    (lambda: ops.linear_forward(X, W, B[:4]), ValueError, "bias: expected shape (5,), got (4,)"),
+    (lambda: ops.linear_forward(X, W, out=READ_ONLY), ValueError, "out: expected a writeable array"),
+    (lambda: ops.linear_forward(X, W, activation="tanh"), ValueError,
+     "activation: expected one of None, 'relu', 'gelu', got 'tanh'"),
+    (lambda: ops.linear_forward(X[:, :0], W[:, :0]), ValueError, "n_in: expected at least 1, got 0"),
+    (lambda: ops.linear_backward(X, X, W), ValueError, "dy: expected shape (3, 5), got (3, 4)"),
+    (lambda: ops.linear_backward(READ_ONLY, X, W, activation="relu"), ValueError, "saved: expected the array"),
+    (lambda: ops.linear_backward(READ_ONLY, X, W, dbias=B[:3]), ValueError, "dbias: expected shape (5,), got (3,)"),
+    (lambda: ops.activation_backward(X, W, activation="relu"), ValueError, "dy: expected shape (20,), got (12,)"),
+    (lambda: ops.layer_norm_forward(X, B, B), ValueError, "weight: expected shape (4,), got (5,)"),
+    (lambda: ops.layer_norm_forward(X, B[:4], B[:4], eps=-1.0), ValueError, "eps: expected at least 0, got -1.0"),
+    (lambda: ops.layer_norm_backward(X, X, B[:4], B[:2], B[:3]), ValueError, "mean: expected shape (3,), got (2,)"),
+    (lambda: ops.embedding_forward(W, np.array([5, 0, 0], np.int32)), ValueError,
+     "ids: expected rows from 0 to 4, got 5 at place 0"),
+    (lambda: ops.embedding_forward(W, IDS.astype(np.int64)), TypeError, "ids: expected a int32 array (3,), got int64 (3,)"),
+    (lambda: ops.embedding_backward(X, IDS, W[:, :3].copy()), ValueError, "dy: expected shape (3, 3), got (3, 4)"),
+    (lambda: ops.embedding_backward(X, IDS, W[:, ::-1]), ValueError, "dtable: expected a C-contiguous array"),
+    (lambda: ops.embedding_backward(X, IDS - 1, W.copy()), ValueError, "ids: expected rows from 0 to 4, got -1 at place 0"),
+    (lambda: ops.dropout(X, ops.Dropout(-0.1)), ValueError, "dropout: expected a rate from 0 to below 1, got -0.1"),
+    (lambda: ops.dropout(X[0], ops.Dropout(0.1)), ValueError, "x: expected 2 dimensions, got shape (4,)"),
+    (lambda: ops.dropout(X, ops.Dropout(0.1, seed=-1)), TypeError, "dropout: expected (p, seed, step, site)"),
+    (lambda: ops.dropout(X, 0.1), TypeError, "dropout: expected (p, seed, step, site)"),
+    (lambda: ops.dropout(X, None), TypeError, "dropout: expected (p, seed, step, site)"),
+    (lambda: _core.activation_forward(3, B, B), ValueError, "activation: expected 0 (none), 1 (relu) or 2 (gelu), got 3"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG, ids=[case[2][:50] for case in WRONG])
+def test_a_wrong_argument_is_named_with_what_was_expected_and_what_came(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert message in str(caught.value)
