@@ -54,8 +54,8 @@ void set_kernels(const std::string& name) {
   const auto sets = available_kernels();
   for (const Kernels* set : sets)
     if (name == set->name) return in_use.store(set);
-  throw std::invalid_argument("instruction set '" + name + "' cannot be used: this build has " +
-                              list(built_kernels()) + "; this machine can run " + (sets.empty() ? "none" : list(sets)));
+  throw std::invalid_argument("instruction set '" + name + "' cannot be used: this build has " + list(built_kernels()) +
+                              "; this machine can run " + (sets.empty() ? "none" : list(sets)));
 }
 
 const Kernels& kernels() {

@@ -1,8 +1,8 @@
 // The thread pool for training and batch work.
 //
-// The caller takes part; a nested call, or one made while another thread has the pool, runs in the caller alone. After a
-// fork the child starts with a fresh pool. Which worker takes which task is up to chance, so a task may write only what
-// no other task touches.
+// The caller takes part; a nested call, or one made while another thread has the pool, runs in the caller alone. After
+// a fork the child starts with a fresh pool. Which worker takes which task is up to chance, so a task may write only
+// what no other task touches.
 #pragma once
 #include <cstdint>
 #include <functional>

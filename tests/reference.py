@@ -40,6 +40,15 @@ def assert_within_rule(actual: Array, reference64: Array, naive32: Array, name: 
     assert error <= limit, f"{name}: error {error:.3g}, limit {limit:.3g} (plain float32: {naive_error:.3g})"
 
 
+def assert_draws_within_rule(draws: list[tuple[Any, Any, Any]], names: list[str]) -> None:
+    """The rule for several draws of (found, exact, naive) together, each a list of results named by `names`.
+
+    Of one or two numbers plain float32 may be exact by luck, which is no measure.
+    """
+    for i, name in enumerate(names):
+        assert_within_rule(*(np.stack([draw[part][i] for draw in draws]) for part in range(3)), name)
+
+
 def central_differences(f: Callable[[Array], float], x: Array, step: float = 1e-5) -> Array:
     """The gradient of f at x, an element at a time: (f(x + step) - f(x - step)) / (2 step), float64."""
     gradient = np.zeros_like(x)
@@ -260,7 +269,8 @@ def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Ar
     k0, k1 = key
     for _ in range(10):
         a, b = x0 * np.uint64(0xD2511F53), x2 * np.uint64(0xCD9E8D57)
-        x0, x1, x2, x3 = (b >> np.uint64(32)) ^ x1 ^ np.uint64(k0), b & _32, (a >> np.uint64(32)) ^ x3 ^ np.uint64(k1), a & _32
+        x0, x1 = (b >> np.uint64(32)) ^ x1 ^ np.uint64(k0), b & _32
+        x2, x3 = (a >> np.uint64(32)) ^ x3 ^ np.uint64(k1), a & _32
         k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
     return x0, x1, x2, x3
 

@@ -48,7 +48,9 @@ class TestHeader:
         if language == "c++17" and shutil.which("g++") is None:
             pytest.skip("no g++")
         source = f'#include "{HEADER}"\n#include "{HEADER}"\n'
-        done = subprocess.run(["gcc", *flags, "-fsyntax-only", "-"], input=source, text=True, capture_output=True, check=False)
+        done = subprocess.run(
+            ["gcc", *flags, "-fsyntax-only", "-"], input=source, text=True, capture_output=True, check=False
+        )
         assert done.returncode == 0, done.stderr
 
     def test_a_c_program_finds_its_items(self, tmp_path):
@@ -151,8 +153,10 @@ BIAS = np.zeros((2, 4), np.float32)
 WRONG_ATTENTION = [
     ({"struct_size": 0}, "struct_size: expected at least"),
     ({"struct_size": 8}, "struct_size: expected at least"),
-    *(({name: None}, f"{name}: expected an array, got NULL")
-      for name in ("q", "k", "v", "out", "lse", "cu_seqlens_q", "cu_seqlens_k")),
+    *(
+        ({name: None}, f"{name}: expected an array, got NULL")
+        for name in ("q", "k", "v", "out", "lse", "cu_seqlens_q", "cu_seqlens_k")
+    ),
     ({"batch": -1}, "batch: expected at least 0, got -1"),
     ({"n_heads": 0}, "n_heads: expected at least 1, got 0"),
     ({"n_heads": -5}, "n_heads: expected at least 1, got -5"),
@@ -176,10 +180,14 @@ WRONG_TOPK = [
     ({"allow_offsets": OFFSETS["falling"]}, "allow_offsets: expected offsets that never fall"),
     ({"deny_offsets": OFFSETS["late"]}, "deny_offsets: expected to start with 0, got 1"),
     ({"deny_offsets": np.array([0, 1, 2])}, "deny: expected an array, got NULL"),
-    ({"deny_offsets": np.array([0, 1, 2]), "deny": np.array([0, 5], np.int32)},
-     "deny: expected rows from 0 to 4, got 5 at place 1"),
-    ({"allow_offsets": np.array([0, 1, 1]), "allow": np.array([-1], np.int32)},
-     "allow: expected rows from 0 to 4, got -1 at place 0"),
+    (
+        {"deny_offsets": np.array([0, 1, 2]), "deny": np.array([0, 5], np.int32)},
+        "deny: expected rows from 0 to 4, got 5 at place 1",
+    ),
+    (
+        {"allow_offsets": np.array([0, 1, 1]), "allow": np.array([-1], np.int32)},
+        "allow: expected rows from 0 to 4, got -1 at place 0",
+    ),
 ]
 CASES = [("attention_forward", attention_arguments, *case) for case in WRONG_ATTENTION]
 CASES += [("topk", topk_arguments, *case) for case in WRONG_TOPK]

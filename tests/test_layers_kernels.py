@@ -31,13 +31,6 @@ def check(found, exact, naive, names):
         reference.assert_within_rule(*three, name)
 
 
-def check_draws(draw, names, times):
-    """As `check` for `times` draws of (found, exact, naive) together: of one or two numbers, plain float32 may be
-    exact by luck, which is no measure."""
-    draws = [draw() for _ in range(times)]
-    check(*([np.stack(x) for x in zip(*(d[i] for d in draws), strict=True)] for i in range(3)), names)
-
-
 def check_differences(function, dy, arrays, gradients):
     """Gradients of (function(**arrays) * dy).sum() against central differences."""
 
@@ -66,7 +59,8 @@ def test_reference_gradients_of_linear_are_those_of_central_differences(kind, rn
 def check_linear(rng, n, n_in, n_out, kind=None, with_bias=True):
     names = ["y", "dx", "dweight", "dbias"]
     smallest = max(1, min(n, n_in) * n_out)
-    check_draws(lambda: linear_draw(rng, n, n_in, n_out, kind, with_bias), names, times=max(1, 200 // smallest))
+    draws = [linear_draw(rng, n, n_in, n_out, kind, with_bias) for _ in range(max(1, 200 // smallest))]
+    reference.assert_draws_within_rule(draws, names)
 
 
 def linear_draw(rng, n, n_in, n_out, kind, with_bias):
@@ -135,8 +129,11 @@ def test_activations_and_their_slopes_follow_the_formula(kind, isa, rng):
     slopes = both(reference.activation_slope, x, kind=kind)
     for some in (near, ~near):
         reference.assert_within_rule(y[some], exact[some], naive[some], kind)
-        reference.assert_within_rule(dx[some], *((d * s)[some] for d, s in zip([dy.astype(np.float64), dy], slopes,
-                                                                            strict=True)), f"slope of {kind}")
+        reference.assert_within_rule(
+            dx[some],
+            *((d * s)[some] for d, s in zip([dy.astype(np.float64), dy], slopes, strict=True)),
+            f"slope of {kind}",
+        )
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 40_000])
@@ -145,8 +142,16 @@ def test_activations_of_every_size_and_shape_are_the_same(size, isa, rng):
     for kind in ("relu", "gelu"):
         y, dx = ops.activation_forward(x, activation=kind), ops.activation_backward(dy, x, activation=kind)
         assert y.shape == dx.shape == x.shape
-        check([y, dx], *both(lambda x, dy, kind: (reference.activation(x, kind),
-                                                  dy * reference.activation_slope(x, kind)), x, dy, kind=kind), "yd")
+        check(
+            [y, dx],
+            *both(
+                lambda x, dy, kind: (reference.activation(x, kind), dy * reference.activation_slope(x, kind)),
+                x,
+                dy,
+                kind=kind,
+            ),
+            "yd",
+        )
 
 
 @pytest.mark.parametrize("kind", ["relu", "gelu"])
@@ -174,7 +179,8 @@ def test_reference_gradients_of_layer_norm_are_those_of_central_differences(rng)
 
 def check_layer_norm(rng, n, dim, shift=0.0, eps=1e-5):
     names = ["y", "mean", "rstd", "dx", "dweight", "dbias"]
-    check_draws(lambda: layer_norm_draw(rng, n, dim, shift, eps), names, times=max(1, 100 // max(1, n)))
+    draws = [layer_norm_draw(rng, n, dim, shift, eps) for _ in range(max(1, 100 // max(1, n)))]
+    reference.assert_draws_within_rule(draws, names)
 
 
 def layer_norm_draw(rng, n, dim, shift, eps):
@@ -337,13 +343,20 @@ READ_ONLY = np.zeros((3, 5), F)
 READ_ONLY.setflags(write=False)
 IDS = np.zeros(3, np.int32)
 WRONG = [
-    (lambda: ops.linear_forward(X.astype(float), W), TypeError, "x: expected a float32 array (3, 4), got float64 (3, 4)"),
+    (
+        lambda: ops.linear_forward(X.astype(float), W),
+        TypeError,
+        "x: expected a float32 array (3, 4), got float64 (3, 4)",
+    ),
     (lambda: ops.linear_forward(X, W[:, :3].copy()), ValueError, "weight: expected shape (5, 4), got (5, 3)"),
     (lambda: ops.linear_forward(X, W.T.copy().T), ValueError, "weight: expected a C-contiguous array"),
     (lambda: ops.linear_forward(X, W, B[:4]), ValueError, "bias: expected shape (5,), got (4,)"),
     (lambda: ops.linear_forward(X, W, out=READ_ONLY), ValueError, "out: expected a writeable array"),
-    (lambda: ops.linear_forward(X, W, activation="tanh"), ValueError,
-     "activation: expected one of None, 'relu', 'gelu', got 'tanh'"),
+    (
+        lambda: ops.linear_forward(X, W, activation="tanh"),
+        ValueError,
+        "activation: expected one of None, 'relu', 'gelu', got 'tanh'",
+    ),
     (lambda: ops.linear_forward(X[:, :0], W[:, :0]), ValueError, "n_in: expected at least 1, got 0"),
     (lambda: ops.linear_backward(X, X, W), ValueError, "dy: expected shape (3, 5), got (3, 4)"),
     (lambda: ops.linear_backward(READ_ONLY, X, W, activation="relu"), ValueError, "saved: expected the array"),
@@ -352,18 +365,33 @@ WRONG = [
     (lambda: ops.layer_norm_forward(X, B, B), ValueError, "weight: expected shape (4,), got (5,)"),
     (lambda: ops.layer_norm_forward(X, B[:4], B[:4], eps=-1.0), ValueError, "eps: expected at least 0, got -1.0"),
     (lambda: ops.layer_norm_backward(X, X, B[:4], B[:2], B[:3]), ValueError, "mean: expected shape (3,), got (2,)"),
-    (lambda: ops.embedding_forward(W, np.array([5, 0, 0], np.int32)), ValueError,
-     "ids: expected rows from 0 to 4, got 5 at place 0"),
-    (lambda: ops.embedding_forward(W, IDS.astype(np.int64)), TypeError, "ids: expected a int32 array (3,), got int64 (3,)"),
+    (
+        lambda: ops.embedding_forward(W, np.array([5, 0, 0], np.int32)),
+        ValueError,
+        "ids: expected rows from 0 to 4, got 5 at place 0",
+    ),
+    (
+        lambda: ops.embedding_forward(W, IDS.astype(np.int64)),
+        TypeError,
+        "ids: expected a int32 array (3,), got int64 (3,)",
+    ),
     (lambda: ops.embedding_backward(X, IDS, W[:, :3].copy()), ValueError, "dy: expected shape (3, 3), got (3, 4)"),
     (lambda: ops.embedding_backward(X, IDS, W[:, ::-1]), ValueError, "dtable: expected a C-contiguous array"),
-    (lambda: ops.embedding_backward(X, IDS - 1, W.copy()), ValueError, "ids: expected rows from 0 to 4, got -1 at place 0"),
+    (
+        lambda: ops.embedding_backward(X, IDS - 1, W.copy()),
+        ValueError,
+        "ids: expected rows from 0 to 4, got -1 at place 0",
+    ),
     (lambda: ops.dropout(X, ops.Dropout(-0.1)), ValueError, "dropout: expected a rate from 0 to below 1, got -0.1"),
     (lambda: ops.dropout(X[0], ops.Dropout(0.1)), ValueError, "x: expected 2 dimensions, got shape (4,)"),
     (lambda: ops.dropout(X, ops.Dropout(0.1, seed=-1)), TypeError, "dropout: expected (p, seed, step, site)"),
     (lambda: ops.dropout(X, 0.1), TypeError, "dropout: expected (p, seed, step, site)"),
     (lambda: ops.dropout(X, None), TypeError, "dropout: expected (p, seed, step, site)"),
-    (lambda: _core.activation_forward(3, B, B), ValueError, "activation: expected 0 (none), 1 (relu) or 2 (gelu), got 3"),
+    (
+        lambda: _core.activation_forward(3, B, B),
+        ValueError,
+        "activation: expected 0 (none), 1 (relu) or 2 (gelu), got 3",
+    ),
 ]
 
 

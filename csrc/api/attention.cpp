@@ -42,7 +42,8 @@ struct Call {
 
     int64_t longest = 0;
     for (int64_t s = 0; s < a.batch && a.bias != nullptr; ++s)
-      longest = std::max(longest, a.cu_seqlens_q[s + 1] - a.cu_seqlens_q[s] + a.cu_seqlens_k[s + 1] - a.cu_seqlens_k[s]);
+      longest =
+          std::max(longest, a.cu_seqlens_q[s + 1] - a.cu_seqlens_q[s] + a.cu_seqlens_k[s + 1] - a.cu_seqlens_k[s]);
     scratch = attention_scratch(a.head_dim, longest);
 
     if (training == nullptr) return;

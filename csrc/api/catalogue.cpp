@@ -7,9 +7,9 @@ using namespace regard;
 
 namespace {
 
-constexpr int64_t kRowPart = 1024;               // rows that share one packed item tile
-constexpr int64_t kRowChunk = 4096;              // rows whose dh is kept once per item part in the backward pass
-constexpr int64_t kFusedItems = 16384;           // up to here one row block of probabilities (3 MB) is kept whole
+constexpr int64_t kRowPart = 1024;                    // rows that share one packed item tile
+constexpr int64_t kRowChunk = 4096;                   // rows whose dh is kept once per item part in the backward pass
+constexpr int64_t kFusedItems = 16384;                // up to here one row block of probabilities (3 MB) is kept whole
 constexpr int64_t kPartialFloats = int64_t{1} << 23;  // 32 MB of partial item gradients at the most
 
 struct Loss {

@@ -4,8 +4,8 @@ using namespace regard;
 
 namespace {
 
-constexpr int64_t kRowPart = 256;    // least rows worth a task of their own
-constexpr int64_t kSumParts = 16;    // parts with a weight gradient of their own, added in their order
+constexpr int64_t kRowPart = 256;  // least rows worth a task of their own
+constexpr int64_t kSumParts = 16;  // parts with a weight gradient of their own, added in their order
 constexpr int64_t kElementPart = 1 << 14;
 
 void check_rows(int64_t n, int64_t dim, const char* dim_name) {

@@ -60,7 +60,8 @@ REGARD_API regard_status regard_embedding_forward(const float* table, const int3
                                                   int64_t dim, double scale, float* y);
 REGARD_API regard_status regard_embedding_backward(const float* dy, const int32_t* ids, int64_t n, int64_t n_ids,
                                                    int64_t dim, double scale, float* dtable);
-REGARD_API regard_status regard_dropout_apply(const regard_dropout*, const float* x, int64_t n, int64_t width, float* y);
+REGARD_API regard_status regard_dropout_apply(const regard_dropout*, const float* x, int64_t n, int64_t width,
+                                              float* y);
 
 typedef struct regard_adam {
   double learning_rate, beta1, beta2, eps, weight_decay, grad_scale;

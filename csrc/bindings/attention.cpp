@@ -61,9 +61,9 @@ void bind_attention(py::module_& m) {
   m.def(
       "attention_backward",
       [](const py::object& dout, const py::object& q, const py::object& k, const py::object& v,
-         const py::object& out_array, const py::object& lse, const py::object& cu_q, const py::object& cu_k, float scale,
-         bool causal, bool align_start, const py::object& bias, const py::object& dropout, const py::object& dq,
-         const py::object& dk, const py::object& dv, const py::object& dbias) {
+         const py::object& out_array, const py::object& lse, const py::object& cu_q, const py::object& cu_k,
+         float scale, bool causal, bool align_start, const py::object& bias, const py::object& dropout,
+         const py::object& dq, const py::object& dk, const py::object& dv, const py::object& dbias) {
         Arguments a(q, k, v, cu_q, cu_k, scale, causal, align_start, bias, dropout);
         a.c.base.out = const_cast<float*>(in<float>(out_array, "out", a.q));
         a.c.base.lse = const_cast<double*>(in<double>(lse, "lse", {a.q[0], a.q[1]}));

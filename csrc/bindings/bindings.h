@@ -1,5 +1,5 @@
-// Python arrays in, C calls out. Every array is checked here, by name: type, shape, memory order; nothing is converted or
-// copied. The interpreter lock is released around every C call.
+// Python arrays in, C calls out. Every array is checked here, by name: type, shape, memory order; nothing is converted
+// or copied. The interpreter lock is released around every C call.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -26,13 +26,21 @@ const void* checked(const py::object& object, const char* name, const char* type
 template <class T>
 constexpr const char* type_name();
 template <>
-constexpr const char* type_name<float>() { return "float32"; }
+constexpr const char* type_name<float>() {
+  return "float32";
+}
 template <>
-constexpr const char* type_name<double>() { return "float64"; }
+constexpr const char* type_name<double>() {
+  return "float64";
+}
 template <>
-constexpr const char* type_name<int32_t>() { return "int32"; }
+constexpr const char* type_name<int32_t>() {
+  return "int32";
+}
 template <>
-constexpr const char* type_name<int64_t>() { return "int64"; }
+constexpr const char* type_name<int64_t>() {
+  return "int64";
+}
 }  // namespace detail
 
 template <class T>
@@ -43,8 +51,7 @@ const T* in(const py::object& object, const char* name, const Shape& shape) {
 template <class T>
 T* out(const py::object& object, const char* name, const Shape& shape) {
   const bool right = py::isinstance<py::array>(object) && py::isinstance<py::array_t<T>>(object);
-  return static_cast<T*>(
-      const_cast<void*>(detail::checked(object, name, detail::type_name<T>(), right, shape, true)));
+  return static_cast<T*>(const_cast<void*>(detail::checked(object, name, detail::type_name<T>(), right, shape, true)));
 }
 template <class T>
 const T* in_or_null(const py::object& object, const char* name, const Shape& shape) {

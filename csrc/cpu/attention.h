@@ -4,8 +4,8 @@
 //   lse[i]  = log sum_j exp(z[i][j])
 //   out[i]  = sum_j exp(z[i][j] - lse[i]) * keep[i][j] * v[j]
 //
-// Scores exist for one block of rows and one tile of keys at a time. With a causal mask the keys that a row sees are the
-// first visible(i) ones. Products with rows that a query must not see are left out, not multiplied by zero, so that
+// Scores exist for one block of rows and one tile of keys at a time. With a causal mask the keys that a row sees are
+// the first visible(i) ones. Products with rows that a query must not see are left out, not multiplied by zero, so that
 // a NaN or infinity there cannot reach it: first what all rows of a register tile see, then the rest row by row.
 #pragma once
 #include "cpu/dropout.h"
@@ -14,6 +14,7 @@
 namespace regard {
 namespace REGARD_ISA_ID {
 
+namespace {        // else the members of a struct are visible to the linker
 struct Sequence {  // one task
   const Attention& a;
   int64_t index, head, first_q, first_k, n_q, n_k, stride, shift;
@@ -41,6 +42,7 @@ struct Sequence {  // one task
     return at_least(0, at_most(a.bias_len - 1, n_q - 1 - x + shift + a.bias_zero));
   }
 };
+}  // namespace
 
 static inline void expand_bias(Sequence& s, float* buffer) {
   if (s.a.bias == nullptr) return;
@@ -50,8 +52,8 @@ static inline void expand_bias(Sequence& s, float* buffer) {
   s.bias = buffer;
 }
 
-// z of rows [row, row + rows) and keys [key, key + keys), whose panels are given, into z[rows][ld]; -inf where a row does
-// not see the key, up to the next whole vector.
+// z of rows [row, row + rows) and keys [key, key + keys), whose panels are given, into z[rows][ld]; -inf where a row
+// does not see the key, up to the next whole vector.
 static inline void score_tile(const Sequence& s, int64_t row, int64_t rows, int64_t key, int64_t keys,
                               const float* panels, float* z, int64_t ld) {
   const vf scale = splat(s.a.softmax_scale), never = splat(-INFINITY);
@@ -124,6 +126,7 @@ static inline void probabilities(const float* z, double lse, int64_t n, float* p
   for (int64_t j = 0; j < n; j += VW) store(p + j, vexp(load(z + j) - hi) * factor);
 }
 
+namespace {
 struct OnlineSoftmax {  // one row: greatest score so far, and the sum of exp(z - greatest)
   float greatest;
   double sum;
@@ -148,6 +151,7 @@ struct OnlineSoftmax {  // one row: greatest score so far, and the sum of exp(z 
   }
   double lse() const { return sum == 0.0 ? -INFINITY : static_cast<double>(greatest) + log(sum); }
 };
+}  // namespace
 
 static void attention_forward(const Attention& a, int64_t task_begin, int64_t task_end, float* scratch) {
   const int64_t d = a.head_dim, wide = round_up(d, VW), ld = kKeyTile;
@@ -221,7 +225,8 @@ static void attention_forward(const Attention& a, int64_t task_begin, int64_t ta
 //   dv[j] += sum_i p f dout[i]
 //   dz[i][j] = p (f dout[i]·v[j] - delta[i]),  delta[i] = dout[i]·out[i]
 //   dq[i] += scale sum_j dz k[j],  dk[j] += scale sum_i dz q[i],  dbias[distance] += dz
-static void attention_backward(const Attention& a, int64_t task_begin, int64_t task_end, double* dbias, float* scratch) {
+static void attention_backward(const Attention& a, int64_t task_begin, int64_t task_end, double* dbias,
+                               float* scratch) {
   const int64_t d = a.head_dim, wide = round_up(d, VW), ld = kKeyBlock;
   float* key_panels = scratch;
   float* value_panels = key_panels + kKeyBlock * d;

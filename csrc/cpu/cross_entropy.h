@@ -80,7 +80,8 @@ static void cross_entropy_fused(const CrossEntropy& a, int64_t row_begin, int64_
     for (int64_t i = 0; i < rows; ++i) top[i] = splat(-INFINITY);
     for (int64_t item = 0; item < a.n_items; item += kItemTile) {
       const int64_t items = at_most(kItemTile, a.n_items - item), width = round_up(items, VW);
-      multiply(rows, width, dim, {a.h + row * dim, dim, 1}, panels_of(a.packed + item * dim, dim), p + item, ld, kFresh);
+      multiply(rows, width, dim, {a.h + row * dim, dim, 1}, panels_of(a.packed + item * dim, dim), p + item, ld,
+               kFresh);
       for (int64_t i = 0; i < rows; ++i) {
         float* pi = p + i * ld + item;
         for (int64_t v = items; v < width; ++v) pi[v] = -INFINITY;
@@ -109,8 +110,7 @@ static void cross_entropy_fused(const CrossEntropy& a, int64_t row_begin, int64_
       // ds = w (e / sum - onehot) = (e - sum * onehot) * (w / sum): the factor goes to dh and to h.
       pi[target] = static_cast<float>(static_cast<double>(pi[target]) - sum);
       factor[i] = static_cast<float>(static_cast<double>(a.weights[row + i]) / sum);
-      for (int64_t c = 0; c < wide; ++c)
-        scaled[i * wide + c] = c < dim ? a.h[(row + i) * dim + c] * factor[i] : 0.0f;
+      for (int64_t c = 0; c < wide; ++c) scaled[i * wide + c] = c < dim ? a.h[(row + i) * dim + c] * factor[i] : 0.0f;
     }
     memset(dh, 0, static_cast<size_t>(rows * wide) * sizeof(float));
     for (int64_t item = 0; item < a.n_items; item += kItemTile) {

@@ -1,7 +1,7 @@
 // What the API layer hands to the kernels: plain structs, and one table of functions per instruction set.
 //
-// A kernel works on a range of tasks or rows, on plain pointers, with scratch memory handed in (64-byte aligned, size by
-// the functions below). It does not allocate, throw, print, lock or start threads.
+// A kernel works on a range of tasks or rows, on plain pointers, with scratch memory handed in (64-byte aligned, size
+// by the functions below). It does not allocate, throw, print, lock or start threads.
 #pragma once
 #include <stdint.h>
 
@@ -23,15 +23,15 @@ struct Dropout {  // keep with probability 1 - p; see cpu/dropout.h. threshold =
 struct Attention {
   const float *q, *k, *v;  // (total, n_heads, head_dim)
   float* out;
-  double* lse;                    // (total_q, n_heads)
-  const int64_t *cu_q, *cu_k;     // (batch + 1)
+  double* lse;                 // (total_q, n_heads)
+  const int64_t *cu_q, *cu_k;  // (batch + 1)
   int64_t n_heads, head_dim;
   float softmax_scale;
   bool causal, align_start;
-  const float* bias;        // (n_heads, bias_len) by distance, or null
+  const float* bias;            // (n_heads, bias_len) by distance, or null
   int64_t bias_len, bias_zero;  // bias_zero: the entry for distance 0
-  const Dropout* dropout;   // or null
-  float* weights;           // every task's (n_q, n_k) block, at weights_at[task], or null
+  const Dropout* dropout;       // or null
+  float* weights;               // every task's (n_q, n_k) block, at weights_at[task], or null
   const int64_t* weights_at;
   // backward
   const float* dout;
@@ -39,15 +39,15 @@ struct Attention {
 };
 
 struct CrossEntropy {
-  const float* h;              // (n, dim)
-  const float* items;          // (n_items, dim)
-  const float* packed;         // the same in panels: fused pass only
-  const float* rows_padded;    // items with row stride round_up(dim, 16): fused pass only
-  const int32_t* targets;      // (n)
-  const float* weights;        // (n), already divided by their sum
-  double* loss;                // (n), unweighted
-  double* lse;                 // (n)
-  float* dh;                   // (n, dim)
+  const float* h;            // (n, dim)
+  const float* items;        // (n_items, dim)
+  const float* packed;       // the same in panels: fused pass only
+  const float* rows_padded;  // items with row stride round_up(dim, 16): fused pass only
+  const int32_t* targets;    // (n)
+  const float* weights;      // (n), already divided by their sum
+  double* loss;              // (n), unweighted
+  double* lse;               // (n)
+  float* dh;                 // (n, dim)
   int64_t n_items, dim;
 };
 
@@ -70,7 +70,7 @@ struct RankCounts {
 
 enum Activation { kIdentity = 0, kRelu = 1, kGelu = 2 };
 
-struct Linear {  // y = activation(x W^T + b)
+struct Linear {                    // y = activation(x W^T + b)
   const float *x, *weight, *bias;  // (n, n_in), (n_out, n_in), (n_out) or null
   const float* packed;             // weight in panels
   float *y, *pre;                  // (n, n_out); pre = before the activation, or null

@@ -47,7 +47,8 @@ static inline Vectors panels_of(const float* data, int64_t depth) {
 // cuts the depth itself and must get the same bits wherever it cuts: one chain, begun at C.
 enum Into { kFresh, kAdd, kContinue };
 constexpr int64_t kChain = 32;
-constexpr int64_t kWhole = VW == 4 ? 32 : 64;  // up to here one chain; without fused multiply-add each link rounds twice
+constexpr int64_t kWhole =
+    VW == 4 ? 32 : 64;  // up to here one chain; without fused multiply-add each link rounds twice
 
 template <int64_t ROWS, int64_t VECTORS>
 static inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_column, const float* b, int64_t b_row,
@@ -98,10 +99,9 @@ static inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_
 template <int64_t VECTORS>
 static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_column,
                              const float* b, int64_t b_row, int64_t b_vector, float* c, int64_t c_row, Into into) {
-#define REGARD_TILE(R)                                                                              \
-  case R:                                                                                           \
-    if constexpr (R <= MR)                                                                          \
-      tile<R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row, into);              \
+#define REGARD_TILE(R)                                                                                      \
+  case R:                                                                                                   \
+    if constexpr (R <= MR) tile<R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row, into); \
     break;
   switch (rows) {
     REGARD_TILE(1)
@@ -116,13 +116,14 @@ static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_
     REGARD_TILE(10)
     REGARD_TILE(11)
     REGARD_TILE(12)
-    default: break;
+    default:
+      break;
   }
 #undef REGARD_TILE
 }
 
-// C (m, n), row stride c_row, from A (m, depth) and B (depth, n). Only the n floats of each row of C are touched; B must
-// be readable to the next whole vector (padded rows, or panels, which are padded with zeros).
+// C (m, n), row stride c_row, from A (m, depth) and B (depth, n). Only the n floats of each row of C are touched; B
+// must be readable to the next whole vector (padded rows, or panels, which are padded with zeros).
 static __attribute__((noinline)) void multiply(int64_t m, int64_t n, int64_t depth, Rows a, Vectors b, float* c,
                                                int64_t c_row, Into into) {
   const int64_t vectors = n / VW, tail = n % VW;
@@ -176,7 +177,8 @@ static __attribute__((noinline)) void pack_panels(const float* keys, int64_t str
   }
 }
 
-// Rows (n, width) as B for `multiply`: themselves when whole vectors fit, else copied to `buffer` with zeros after them.
+// Rows (n, width) as B for `multiply`: themselves when whole vectors fit, else copied to `buffer` with zeros after
+// them.
 static inline Vectors padded_rows(const float* rows, int64_t stride, int64_t n, int64_t width, float* buffer) {
   if (width % VW == 0) return rows_of(rows, stride);
   const int64_t padded = round_up(width, VW);

@@ -1,4 +1,5 @@
-// The k best items of each query, and the number of items above a target: the catalogue streams past a block of queries.
+// The k best items of each query, and the number of items above a target: the catalogue streams past a block of
+// queries.
 //
 // Order: higher score first, then lower item. Items are met in rising order, so an equal score never replaces. A NaN
 // score is never chosen and never counted; a target with a NaN score has all items above it.
@@ -8,6 +9,7 @@
 namespace regard {
 namespace REGARD_ISA_ID {
 
+namespace {
 struct Best {  // a binary heap in the row's output, the worst kept item on top
   int32_t* items;
   float* scores;
@@ -48,6 +50,7 @@ struct Best {  // a binary heap in the row's output, the worst kept item on top
     for (; n < k; ++n) items[n] = -1, scores[n] = -INFINITY;
   }
 };
+}  // namespace
 
 static inline bool contains(const int32_t* sorted, int64_t n, int32_t item) {
   int64_t low = 0;

@@ -81,10 +81,11 @@ typedef float vf4_unaligned __attribute__((vector_size(16), aligned(4), may_alia
 
 #if REGARD_VW == 16
 typedef float vf8 __attribute__((vector_size(32)));
-#define REGARD_FOLD(x, OP)                                                             \
-  const vf8 half = OP(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7),           \
-                      __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15));    \
-  const vf4 quarter = OP(__builtin_shufflevector(half, half, 0, 1, 2, 3), __builtin_shufflevector(half, half, 4, 5, 6, 7))
+#define REGARD_FOLD(x, OP)                                                          \
+  const vf8 half = OP(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7),        \
+                      __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15)); \
+  const vf4 quarter =                                                               \
+      OP(__builtin_shufflevector(half, half, 0, 1, 2, 3), __builtin_shufflevector(half, half, 4, 5, 6, 7))
 #elif REGARD_VW == 8
 #define REGARD_FOLD(x, OP) \
   const vf4 quarter = OP(__builtin_shufflevector(x, x, 0, 1, 2, 3), __builtin_shufflevector(x, x, 4, 5, 6, 7))

@@ -2,7 +2,8 @@
  *
  * Every function returns a regard_status and writes to the caller's memory. On anything but REGARD_OK,
  * regard_last_error() says what was expected and what came; the text belongs to the calling thread and lasts until its
- * next failing call. Argument structs begin with their size: set `struct_size = sizeof(struct)` and zero the rest first. */
+ * next failing call. Argument structs begin with their size: set `struct_size = sizeof(struct)` and zero the rest
+ * first. */
 #ifndef REGARD_H
 #define REGARD_H
 
@@ -57,14 +58,14 @@ typedef struct regard_attention {
   const int64_t* cu_seqlens_k;
   int64_t batch, n_heads, head_dim; /* head_dim 1 to 256 */
   float softmax_scale;
-  int causal;            /* query i of n sees key j of m only if j - i <= m - n, */
+  int causal;             /* query i of n sees key j of m only if j - i <= m - n, */
   int causal_align_start; /* or, if set, only if j <= i */
-  const float* bias;     /* (n_heads, bias_len) or NULL. causal: distances 0 .. bias_len - 1; else bias_len is odd,
-                            distances -(bias_len - 1) / 2 .. (bias_len - 1) / 2. Farther keys use the last entry.
-                            distance = place of the query - place of the key, under the same alignment. */
+  const float* bias;      /* (n_heads, bias_len) or NULL. causal: distances 0 .. bias_len - 1; else bias_len is odd,
+                             distances -(bias_len - 1) / 2 .. (bias_len - 1) / 2. Farther keys use the last entry.
+                             distance = place of the query - place of the key, under the same alignment. */
   int64_t bias_len;
-  float* out;            /* (cu_seqlens_q[batch], n_heads, head_dim) */
-  double* lse;           /* (cu_seqlens_q[batch], n_heads) */
+  float* out;  /* (cu_seqlens_q[batch], n_heads, head_dim) */
+  double* lse; /* (cu_seqlens_q[batch], n_heads) */
 } regard_attention;
 
 REGARD_API regard_status regard_attention_forward(const regard_attention* args);
