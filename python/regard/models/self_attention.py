@@ -53,7 +53,7 @@ class SelfAttentionRecommender(Recommender):
     activation : "relu" or "gelu"
     positions : "relative", "absolute" or "none"
         A learned score per head and distance, or a learned vector per place counted from the window's start.
-    windows : "random" or "last"
+    windows : "last" or "random"
         Which ``max_len`` successive events of a longer history an epoch trains on.
     loss : "softmax"
         Cross-entropy over the whole catalogue.
@@ -94,15 +94,15 @@ class SelfAttentionRecommender(Recommender):
         norm: str = "layer",
         activation: str = "relu",
         positions: str = "relative",
-        windows: str = "random",
+        windows: str = "last",
         loss: str = "softmax",
-        learning_rate: float = 3e-3,
+        learning_rate: float = 2e-3,
         weight_decay: float = 0.0,
         max_norm: float | None = 5.0,
         schedule: str = "cosine",
         warmup_steps: int | None = None,
         batch_size: int = 128,
-        epochs: int = 50,
+        epochs: int = 40,
         patience: int = 10,
         precision: str = "high",
         random_state: int = 0,
