@@ -358,6 +358,8 @@ WRONG = [
     ({"k": np.zeros((6, 8), F)}, ValueError, "k: expected 3 dimensions, got shape (6, 8)"),
     ({"v": np.zeros((6, 4, 2), F).swapaxes(1, 2)}, ValueError, "v: expected a C-contiguous array"),
     ({"q": np.zeros((5, 2, 4), ">f4")}, TypeError, "q: expected a float32 array"),
+    ({"q": [1.0]}, TypeError, "q: expected a NumPy array, got list"),
+    ({"q": np.zeros(3, F)}, ValueError, "q: expected 3 dimensions, got shape (3,)"),
     ({"k": [1.0]}, TypeError, "k: expected a NumPy array, got list"),
     (
         {"q": np.zeros((5, 2, 0), F), "k": np.zeros((6, 2, 0), F), "v": np.zeros((6, 2, 0), F), "softmax_scale": 1.0},

@@ -57,6 +57,15 @@ class Dropout(NamedTuple):
     site: int = 0
 
 
+def _shape(name: str, array: Any, dimensions: int) -> tuple[int, ...]:
+    """Of an argument that results are made from, before the compiled module has looked at it."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+    if array.ndim != dimensions:
+        raise ValueError(f"{name}: expected {dimensions} dimensions, got shape {array.shape}")
+    return tuple(array.shape)
+
+
 def _choice(name: str, value: str | None, allowed: Mapping[Any, int]) -> int:
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
@@ -72,7 +81,7 @@ def _check_precision(value: str) -> None:
 
 
 def _scale(softmax_scale: float | None, q: Floats) -> float:
-    return 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else float(softmax_scale)
+    return 1.0 / math.sqrt(max(q.shape[-1], 1)) if softmax_scale is None else float(softmax_scale)
 
 
 def attention_forward(
@@ -126,10 +135,11 @@ def attention_forward(
     Online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867; tiles: Dao et al. 2022, arXiv:2205.14135. Memory
     beside the result: one tile per thread.
     """
-    out = workspace.empty(q.shape) if out is None else out
-    lse = workspace.empty(q.shape[:2], np.float64)
-    scale, start = _scale(softmax_scale, q), _align_start(causal_align)
-    _core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, causal, start, bias, dropout, None, out, lse)
+    shape = _shape("q", q, 3)
+    out = workspace.empty(shape) if out is None else out
+    lse = workspace.empty(shape[:2], np.float64)
+    how = (_scale(softmax_scale, q), causal, _align_start(causal_align), bias)
+    _core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, *how, dropout, None, out, lse)
     return out, lse
 
 
@@ -165,13 +175,11 @@ def attention_backward(
     dq, dk, dv, dbias
         Shaped as ``q``, ``k``, ``v``, ``bias``; ``dbias`` is None without a bias.
     """
-    dq, dk, dv = workspace.zeros(q.shape), workspace.zeros(k.shape), workspace.zeros(v.shape)
+    dq, dk, dv = (workspace.zeros(_shape(name, x, 3)) for name, x in (("q", q), ("k", k), ("v", v)))
     if bias is not None and dbias is None:
-        dbias = workspace.zeros(bias.shape)
-    scale, start = _scale(softmax_scale, q), _align_start(causal_align)
-    _core.attention_backward(
-        dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, scale, causal, start, bias, dropout, dq, dk, dv, dbias
-    )
+        dbias = workspace.zeros(_shape("bias", bias, 2))
+    how = (_scale(softmax_scale, q), causal, _align_start(causal_align), bias)
+    _core.attention_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, *how, dropout, dq, dk, dv, dbias)
     return dq, dk, dv, dbias
 
 
@@ -192,11 +200,12 @@ def attention_weights(
 
     Parameters as in :func:`attention_forward`. This is the only function that stores them.
     """
-    n_q, n_k, heads = np.diff(cu_seqlens_q), np.diff(cu_seqlens_k), q.shape[1]
+    heads = _shape("q", q, 3)[1]
+    n_q, n_k = np.diff(cu_seqlens_q), np.diff(cu_seqlens_k)
     weights = np.zeros(int((n_q * n_k).sum()) * heads, np.float32)
     out, lse = np.empty_like(q), np.empty(q.shape[:2], np.float64)
-    scale, start = _scale(softmax_scale, q), _align_start(causal_align)
-    _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, scale, causal, start, bias, None, weights, out, lse)
+    how = (_scale(softmax_scale, q), causal, _align_start(causal_align), bias)
+    _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, None, weights, out, lse)
     ends = np.cumsum(n_q * n_k * heads)
     shapes = zip(n_q.tolist(), n_k.tolist(), strict=True)
     return [w.reshape(heads, *shape) for w, shape in zip(np.split(weights, ends)[:-1], shapes, strict=True)]
@@ -225,7 +234,7 @@ def cross_entropy_forward(
     -----
     No (n, n_items) array exists: memory beside the result is one tile of items and one block of rows per thread.
     """
-    lse = workspace.empty((len(h),), np.float64)
+    lse = workspace.empty(_shape("h", h, 2)[:1], np.float64)
     return _core.cross_entropy_forward(h, item_vectors, targets, row_weights, lse), lse
 
 
@@ -241,9 +250,9 @@ def cross_entropy_backward(
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats]:
     """``dh`` (n, dim) and ``ditem_vectors`` (n_items, dim), the latter added to when given, else new."""
-    dh = workspace.zeros(h.shape)
+    dh = workspace.zeros(_shape("h", h, 2))
     if ditem_vectors is None:
-        ditem_vectors = workspace.zeros(item_vectors.shape)
+        ditem_vectors = workspace.zeros(_shape("item_vectors", item_vectors, 2))
     _core.cross_entropy_backward(h, item_vectors, targets, lse, row_weights, dloss, dh, ditem_vectors)
     return dh, ditem_vectors
 
@@ -265,9 +274,9 @@ def cross_entropy_value_and_grad(
     them; no instruction set of this version does, so all three give float32.
     """
     _check_precision(precision)
-    dh = workspace.zeros(h.shape)
+    dh = workspace.zeros(_shape("h", h, 2))
     if ditem_vectors is None:
-        ditem_vectors = workspace.zeros(item_vectors.shape)
+        ditem_vectors = workspace.zeros(_shape("item_vectors", item_vectors, 2))
     loss = _core.cross_entropy_value_and_grad(h, item_vectors, targets, row_weights, dh, ditem_vectors)
     return loss, dh, ditem_vectors
 
@@ -292,7 +301,8 @@ def topk(
     """
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
-    items, scores = np.empty((len(h), k), np.int32), np.empty((len(h), k), np.float32)
+    shape = (_shape("h", h, 2)[0], k)
+    items, scores = np.empty(shape, np.int32), np.empty(shape, np.float32)
     _core.topk(h, item_vectors, k, *_lists(allow), *_lists(deny), items, scores)
     return items, scores
 
@@ -347,7 +357,7 @@ def linear_forward(
         None without activation; ``y`` for relu; the value before the activation for gelu.
     """
     code = _choice("activation", activation, _ACTIVATIONS)
-    shape = (len(x), len(weight))
+    shape = (_shape("x", x, 2)[0], _shape("weight", weight, 2)[0])
     y = workspace.empty(shape) if out is None else out
     before = workspace.empty(shape) if activation == "gelu" else None
     _core.linear_forward(x, weight, bias, code, before, y)
@@ -371,9 +381,10 @@ def linear_backward(
         if saved is None:
             raise ValueError("saved: expected the array that linear_forward returned, got None")
         dy = activation_backward(dy, saved, activation=activation, workspace=workspace)
-    dx = workspace.zeros(x.shape) if dx is None else dx
-    dweight = workspace.zeros(weight.shape) if dweight is None else dweight
-    dbias = workspace.zeros((len(weight),)) if dbias is None else dbias
+    n_out, n_in = _shape("weight", weight, 2)
+    dx = workspace.zeros(_shape("x", x, 2)) if dx is None else dx
+    dweight = workspace.zeros((n_out, n_in)) if dweight is None else dweight
+    dbias = workspace.zeros((n_out,)) if dbias is None else dbias
     _core.linear_backward(dy, x, weight, dx, dweight, dbias)
     return dx, dweight, dbias
 
@@ -409,7 +420,8 @@ def layer_norm_forward(
     y : (n, dim) float32
     mean, rstd : (n,) float32
     """
-    y, mean, rstd = workspace.empty(x.shape), workspace.empty((len(x),)), workspace.empty((len(x),))
+    n, dim = _shape("x", x, 2)
+    y, mean, rstd = workspace.empty((n, dim)), workspace.empty((n,)), workspace.empty((n,))
     _core.layer_norm_forward(x, weight, bias, eps, y, mean, rstd)
     return y, mean, rstd
 
@@ -426,16 +438,17 @@ def layer_norm_backward(
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of :func:`layer_norm_forward`: ``dx`` (n, dim), ``dweight`` and ``dbias`` (dim,)."""
-    dx = workspace.zeros(x.shape)
-    dweight = workspace.zeros(weight.shape) if dweight is None else dweight
-    dbias = workspace.zeros(weight.shape) if dbias is None else dbias
+    n, dim = _shape("x", x, 2)
+    dx = workspace.zeros((n, dim))
+    dweight = workspace.zeros((dim,)) if dweight is None else dweight
+    dbias = workspace.zeros((dim,)) if dbias is None else dbias
     _core.layer_norm_backward(dy, x, weight, mean, rstd, dx, dweight, dbias)
     return dx, dweight, dbias
 
 
 def embedding_forward(table: Floats, ids: Ints, *, scale: float = 1.0, workspace: Workspace = NEW) -> Floats:
     """``scale * table[ids]``: (n, dim) float32 for ids (n,) int32; an id outside the table raises ``ValueError``."""
-    y = workspace.empty((len(ids), table.shape[1]))
+    y = workspace.empty((*_shape("ids", ids, 1), _shape("table", table, 2)[1]))
     _core.embedding_forward(table, ids, scale, y)
     return y
 
@@ -448,7 +461,7 @@ def embedding_backward(dy: Floats, ids: Ints, dtable: Floats, *, scale: float = 
 
 def dropout(x: Floats, rate: Dropout, *, workspace: Workspace = NEW) -> Floats:
     """``x * keep / (1 - p)`` for x (n, dim); the gradient is the same function of ``dy``."""
-    y = workspace.empty(x.shape)
+    y = workspace.empty(_shape("x", x, 2))
     _core.dropout(x, rate, y)
     return y
 
