@@ -93,6 +93,29 @@ def test_row_weights_are_those_of_a_weighted_mean(isa, rng):
     assert loss == pytest.approx(ops.cross_entropy_forward(h[some], item_vectors, targets[some], weights[some])[0])
 
 
+def test_a_row_of_weight_zero_may_hold_anything(isa, rng):
+    h, item_vectors, targets = rng.standard_normal((70, 9)), rng.standard_normal((600, 9)), rng.integers(0, 600, 70)
+    h, item_vectors, targets = h.astype(np.float32), item_vectors.astype(np.float32), targets.astype(np.int32)
+    weights = rng.uniform(1, 3, 70).astype(np.float32)
+    weights[::5] = 0
+    spoilt = h.copy()
+    spoilt[::10], spoilt[5::10] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        for one, other in zip(
+            results(h, item_vectors, targets, weights), results(spoilt, item_vectors, targets, weights), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
+def results(h, item_vectors, targets, weights):
+    loss, lse = ops.cross_entropy_forward(h, item_vectors, targets, weights)
+    return (
+        loss,
+        *ops.cross_entropy_backward(h, item_vectors, targets, lse, weights),
+        *ops.cross_entropy_value_and_grad(h, item_vectors, targets, weights),
+    )
+
+
 def test_weights_that_sum_to_zero_give_loss_zero_and_no_gradient(isa, rng):
     h, item_vectors, targets = arrays(rng, 5, 20, 8)
     nothing = np.zeros(5, np.float32)

@@ -3,6 +3,8 @@
 //   s[v] = h·item[v],  lse = log sum_v exp(s[v]),  loss = lse - s[target]
 //   ds[v] = w (exp(s[v] - lse) - [v = target]),  dh = sum_v ds[v] item[v],  ditem[v] = sum over rows of ds[v] h
 //
+// A row of weight 0 is left out, whatever it holds: not even a NaN in it reaches the gradients.
+//
 // The logits exist for one block of rows at a time: one tile of items wide in `forward` and `backward`, the whole
 // catalogue wide in `fused`, which needs three products where the pair needs four.
 #pragma once
@@ -55,15 +57,21 @@ static void cross_entropy_backward(const CrossEntropy& a, int64_t row_begin, int
       multiply(rows, width, dim, {a.h + row * dim, dim, 1}, panels_of(panels, dim), s, kItemTile, kFresh);
       for (int64_t i = 0; i < rows; ++i) {
         float* si = s + i * kItemTile;
+        if (a.weights[row + i] == 0.0f) {
+          memset(si, 0, static_cast<size_t>(items) * sizeof(float));
+          continue;
+        }
         probabilities(si, a.lse[row + i], items, si);
         const int64_t target = a.targets[row + i] - item;
         if (target >= 0 && target < items) si[target] -= 1.0f;
         const vf w = splat(a.weights[row + i]);
         for (int64_t v = 0; v < items; v += VW) store(si + v, load(si + v) * w);
       }
-      const Vectors h = padded_rows(a.h + row * dim, dim, rows, dim, h_rows);
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t c = 0; c < wide; ++c)
+          h_rows[i * wide + c] = c < dim && a.weights[row + i] != 0.0f ? a.h[(row + i) * dim + c] : 0.0f;
       multiply(rows, dim, items, {s, kItemTile, 1}, e, dh + (row - row_begin) * dim, dim, kAdd);
-      multiply(items, dim, rows, {s, 1, kItemTile}, h, ditems + item * dim, dim, kAdd);
+      multiply(items, dim, rows, {s, 1, kItemTile}, rows_of(h_rows, wide), ditems + item * dim, dim, kAdd);
     }
   }
 }
@@ -107,6 +115,12 @@ static void cross_entropy_fused(const CrossEntropy& a, int64_t row_begin, int64_
       }
       a.lse[row + i] = static_cast<double>(greatest) + log(sum);
       a.loss[row + i] = a.lse[row + i] - logit;
+      if (a.weights[row + i] == 0.0f) {
+        factor[i] = 0.0f;
+        memset(pi, 0, static_cast<size_t>(a.n_items) * sizeof(float));
+        memset(scaled + i * wide, 0, static_cast<size_t>(wide) * sizeof(float));
+        continue;
+      }
       // ds = w (e / sum - onehot) = (e - sum * onehot) * (w / sum): the factor goes to dh and to h.
       pi[target] = static_cast<float>(static_cast<double>(pi[target]) - sum);
       factor[i] = static_cast<float>(static_cast<double>(a.weights[row + i]) / sum);
