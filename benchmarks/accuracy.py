@@ -28,8 +28,8 @@ METRICS = [f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)]
 
 # Chosen on validation; what is not named here is the default.
 RECIPES: dict[str, dict[str, Any]] = {
-    "ml-1m": {"ffn_dim": 256, "dropout": 0.1, "epochs": 36},
-    "amazon-beauty": {"max_len": 50, "dropout": 0.5, "learning_rate": 2e-3, "epochs": 30},
+    "ml-1m": {"ffn_dim": 256, "dropout": 0.1},
+    "amazon-beauty": {"max_len": 50, "dropout": 0.5, "batch_size": 128, "epochs": 30},
     "ml-100k": {},
 }
 
@@ -41,6 +41,13 @@ def machine() -> str:
             name = line.split(":", 1)[1].strip()
             break
     return f"{name}, {regard.num_threads()} threads, {regard.isa()}"
+
+
+def all_settings(changed: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults, so that a row says what it was trained with whatever they are later."""
+    settings = regard.SelfAttentionRecommender(**changed).get_params()
+    del settings["random_state"]
+    return settings
 
 
 def run(name: str, seed: int, settings: dict[str, Any], split: Any) -> dict[str, Any]:
@@ -75,7 +82,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
 
-    settings = RECIPES[arguments.data] | arguments.settings
+    settings = all_settings(RECIPES[arguments.data] | arguments.settings)
     split = regard.splits.leave_one_out(regard.datasets.load(arguments.data))
     key = {"data": arguments.data, "settings": settings, "fingerprint": split.fingerprint}
     arguments.results.parent.mkdir(exist_ok=True)

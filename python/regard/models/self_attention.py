@@ -53,7 +53,7 @@ class SelfAttentionRecommender(Recommender):
     activation : "relu" or "gelu"
     positions : "relative", "absolute" or "none"
         A learned score per head and distance, or a learned vector per place counted from the window's start.
-    windows : "last" or "random"
+    windows : "random" or "last"
         Which ``max_len`` successive events of a longer history an epoch trains on.
     loss : "softmax"
         Cross-entropy over the whole catalogue.
@@ -94,14 +94,14 @@ class SelfAttentionRecommender(Recommender):
         norm: str = "layer",
         activation: str = "relu",
         positions: str = "relative",
-        windows: str = "last",
+        windows: str = "random",
         loss: str = "softmax",
         learning_rate: float = 2e-3,
         weight_decay: float = 0.0,
         max_norm: float | None = 5.0,
         schedule: str = "cosine",
         warmup_steps: int | None = None,
-        batch_size: int = 128,
+        batch_size: int = 64,
         epochs: int = 40,
         patience: int = 10,
         precision: str = "high",
