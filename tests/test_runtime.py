@@ -279,6 +279,11 @@ def test_the_stub_lists_the_functions_of_the_module_with_their_parameters():
 # ---- import ----
 
 
+def test_the_package_says_that_it_is_typed():
+    folder = Path(regard.__file__).parent
+    assert (folder / "py.typed").is_file() and (folder / "_core.pyi").is_file()
+
+
 def test_importing_regard_imports_numpy_alone():
     code = "import sys, numpy; before = set(sys.modules); import regard; print(*sorted(set(sys.modules) - before))"
     packages = {name.partition(".")[0] for name in python(code).stdout.split()}
