@@ -49,6 +49,22 @@ def assert_draws_within_rule(draws: list[tuple[Any, Any, Any]], names: list[str]
         assert_within_rule(*(np.stack([draw[part][i] for draw in draws]) for part in range(3)), name)
 
 
+def assert_typical_error_within_rule(draws: list[tuple[Any, Any, Any]], names: list[str]) -> None:
+    """The rule for the root mean square over several draws, where any shape may come.
+
+    The largest error of plain float32 in a few small sequences is luck; its typical error is not.
+    """
+    for i, name in enumerate(names):
+        found, exact, naive = (np.stack([np.asarray(d[part][i], np.float64) for d in draws]) for part in range(3))
+        finite = np.isfinite(exact)
+        np.testing.assert_array_equal(found[~finite], exact[~finite], err_msg=name)
+        if not finite.any():
+            continue
+        error, naive_error = (np.sqrt(np.mean((x[finite] - exact[finite]) ** 2)) for x in (found, naive))
+        limit = max(3 * naive_error, 4 * float(np.spacing(np.float32(np.abs(exact[finite]).max()))))
+        assert error <= limit, f"{name}: error {error:.3g}, limit {limit:.3g} (plain float32: {naive_error:.3g})"
+
+
 def central_differences(f: Callable[[Array], float], x: Array, step: float = 1e-5) -> Array:
     """The gradient of f at x, an element at a time: (f(x + step) - f(x - step)) / (2 step), float64."""
     gradient = np.zeros_like(x)

@@ -129,6 +129,14 @@ def test_a_callback_can_stop_the_training():
     assert {"epoch", "loss", "metric", "events_per_second", "seconds"} <= seen[0].keys()
 
 
+@pytest.fixture
+def listening_to_ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening_to_ctrl_c")
 def test_ctrl_c_ends_cleanly_with_the_best_weights_so_far():
     def interrupt(entry):
         if entry["epoch"] == 2:
