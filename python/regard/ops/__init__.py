@@ -1,0 +1,60 @@
+"""Kernels on NumPy arrays: every ``x_forward`` beside its ``x_backward``.
+
+Arrays are float32, C-contiguous and never converted: a wrong type, shape or order raises ``TypeError`` or
+``ValueError`` that names the argument, what was expected and what came. Batches are ragged: the rows of all sequences
+one after another, plus offsets. Backward functions *add* into the gradients given as ``d...=`` arguments; without them
+they make new ones. ``workspace=`` takes result arrays from a :class:`regard.workspace.Workspace` instead of new memory.
+
+Results do not depend on the number of threads.
+"""
+
+from regard.ops.arguments import Activation, Align, Dropout, Precision
+from regard.ops.attention import attention_backward, attention_forward, attention_weights
+from regard.ops.catalogue import (
+    cross_entropy_backward,
+    cross_entropy_forward,
+    cross_entropy_value_and_grad,
+    rank_counts,
+    topk,
+)
+from regard.ops.layers import (
+    activation_backward,
+    activation_forward,
+    dropout,
+    embedding_backward,
+    embedding_forward,
+    layer_norm_backward,
+    layer_norm_forward,
+    linear_backward,
+    linear_forward,
+)
+from regard.ops.optimizer import adam, sum_squares
+from regard.workspace import NEW, Workspace
+
+__all__ = [
+    "NEW",
+    "Activation",
+    "Align",
+    "Dropout",
+    "Precision",
+    "Workspace",
+    "activation_backward",
+    "activation_forward",
+    "adam",
+    "attention_backward",
+    "attention_forward",
+    "attention_weights",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "cross_entropy_value_and_grad",
+    "dropout",
+    "embedding_backward",
+    "embedding_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "linear_backward",
+    "linear_forward",
+    "rank_counts",
+    "sum_squares",
+    "topk",
+]

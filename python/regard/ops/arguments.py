@@ -1,0 +1,56 @@
+"""What the functions of `ops` share: types of arrays, named choices, checks before the compiled module's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Doubles = NDArray[np.float64]
+    Ints = NDArray[np.int32]
+    Offsets = NDArray[np.int64]
+
+Align = Literal["end", "start"]
+Activation = Literal["relu", "gelu"] | None
+Precision = Literal["highest", "high", "medium"]
+
+
+class Dropout(NamedTuple):
+    """Which elements are dropped: decided by ``(seed, step, site)`` and the element's place alone.
+
+    Philox4x32-10 (Salmon et al. 2011) with the element's place as counter: (row, column) of an activation, (sequence,
+    head, query, key) of an attention weight. So a mask is the same for any number of threads and any instruction set,
+    and the backward pass makes it again instead of keeping it.
+
+    Attributes
+    ----------
+    p : float
+        Probability of dropping, in [0, 1). Kept elements are multiplied by ``1 / (1 - p)``.
+    seed, step, site : int
+        Non-negative, below 2**64: the run, the optimiser step, the place in the model.
+    """
+
+    p: float
+    seed: int = 0
+    step: int = 0
+    site: int = 0
+
+
+def shape_of(name: str, array: Any, dimensions: int) -> tuple[int, ...]:
+    """Of an argument that results are made from, before the compiled module has looked at it."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+    if array.ndim != dimensions:
+        raise ValueError(f"{name}: expected {dimensions} dimensions, got shape {array.shape}")
+    return tuple(array.shape)
+
+
+def choice(name: str, value: str | None, allowed: Mapping[Any, int]) -> int:
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return allowed[value]

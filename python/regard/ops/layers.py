@@ -1,0 +1,148 @@
+"""Linear layers, activations, norms, embeddings, dropout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from regard import _core
+from regard.ops.arguments import Activation, Dropout, choice, shape_of
+from regard.workspace import NEW, Workspace
+
+if TYPE_CHECKING:
+    from regard.ops.arguments import Floats, Ints
+
+_ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2}
+
+
+def linear_forward(
+    x: Floats,
+    weight: Floats,
+    bias: Floats | None = None,
+    *,
+    activation: Activation = None,
+    out: Floats | None = None,
+    workspace: Workspace = NEW,
+) -> tuple[Floats, Floats | None]:
+    """``y = activation(x @ weight.T + bias)``.
+
+    Parameters
+    ----------
+    x : (n, n_in) float32
+    weight : (n_out, n_in) float32
+    bias : (n_out,) float32, optional
+    activation : None, "relu" or "gelu" (exact, by erf)
+
+    Returns
+    -------
+    y : (n, n_out) float32
+    saved : what :func:`linear_backward` needs besides
+        None without activation; ``y`` for relu; the value before the activation for gelu.
+    """
+    code = choice("activation", activation, _ACTIVATIONS)
+    shape = (shape_of("x", x, 2)[0], shape_of("weight", weight, 2)[0])
+    y = workspace.empty(shape) if out is None else out
+    before = workspace.empty(shape) if activation == "gelu" else None
+    _core.linear_forward(x, weight, bias, code, before, y)
+    return y, y if activation == "relu" else before
+
+
+def linear_backward(
+    dy: Floats,
+    x: Floats,
+    weight: Floats,
+    *,
+    activation: Activation = None,
+    saved: Floats | None = None,
+    dx: Floats | None = None,
+    dweight: Floats | None = None,
+    dbias: Floats | None = None,
+    workspace: Workspace = NEW,
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients of :func:`linear_forward`: ``dx`` (n, n_in), ``dweight`` (n_out, n_in), ``dbias`` (n_out,)."""
+    if activation is not None:
+        if saved is None:
+            raise ValueError("saved: expected the array that linear_forward returned, got None")
+        dy = activation_backward(dy, saved, activation=activation, workspace=workspace)
+    n_out, n_in = shape_of("weight", weight, 2)
+    dx = workspace.zeros(shape_of("x", x, 2)) if dx is None else dx
+    dweight = workspace.zeros((n_out, n_in)) if dweight is None else dweight
+    dbias = workspace.zeros((n_out,)) if dbias is None else dbias
+    _core.linear_backward(dy, x, weight, dx, dweight, dbias)
+    return dx, dweight, dbias
+
+
+def activation_forward(x: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
+    """relu or gelu of every element; gelu is ``x Phi(x)`` (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    y = workspace.empty(x.shape)
+    _core.activation_forward(choice("activation", activation, _ACTIVATIONS), x.reshape(-1), y.reshape(-1))
+    return y
+
+
+def activation_backward(dy: Floats, x: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
+    """``dy`` times the slope at ``x`` (for relu the result serves as well as the input)."""
+    dx = workspace.empty(x.shape)
+    code = choice("activation", activation, _ACTIVATIONS)
+    _core.activation_backward(code, dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
+    return dx
+
+
+def layer_norm_forward(
+    x: Floats, weight: Floats, bias: Floats, *, eps: float = 1e-5, workspace: Workspace = NEW
+) -> tuple[Floats, Floats, Floats]:
+    """``y = (x - mean) * rstd * weight + bias`` over the last axis (Ba et al. 2016, arXiv:1607.06450).
+
+    Parameters
+    ----------
+    x : (n, dim) float32
+    weight, bias : (dim,) float32
+    eps : float, default 1e-5, added to the variance
+
+    Returns
+    -------
+    y : (n, dim) float32
+    mean, rstd : (n,) float32
+    """
+    n, dim = shape_of("x", x, 2)
+    y, mean, rstd = workspace.empty((n, dim)), workspace.empty((n,)), workspace.empty((n,))
+    _core.layer_norm_forward(x, weight, bias, eps, y, mean, rstd)
+    return y, mean, rstd
+
+
+def layer_norm_backward(
+    dy: Floats,
+    x: Floats,
+    weight: Floats,
+    mean: Floats,
+    rstd: Floats,
+    *,
+    dweight: Floats | None = None,
+    dbias: Floats | None = None,
+    workspace: Workspace = NEW,
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients of :func:`layer_norm_forward`: ``dx`` (n, dim), ``dweight`` and ``dbias`` (dim,)."""
+    n, dim = shape_of("x", x, 2)
+    dx = workspace.zeros((n, dim))
+    dweight = workspace.zeros((dim,)) if dweight is None else dweight
+    dbias = workspace.zeros((dim,)) if dbias is None else dbias
+    _core.layer_norm_backward(dy, x, weight, mean, rstd, dx, dweight, dbias)
+    return dx, dweight, dbias
+
+
+def embedding_forward(table: Floats, ids: Ints, *, scale: float = 1.0, workspace: Workspace = NEW) -> Floats:
+    """``scale * table[ids]``: (n, dim) float32 for ids (n,) int32; an id outside the table raises ``ValueError``."""
+    y = workspace.empty((*shape_of("ids", ids, 1), shape_of("table", table, 2)[1]))
+    _core.embedding_forward(table, ids, scale, y)
+    return y
+
+
+def embedding_backward(dy: Floats, ids: Ints, dtable: Floats, *, scale: float = 1.0) -> Floats:
+    """``dtable[ids[i]] += scale * dy[i]`` for i in order; each row of ``dtable`` belongs to one worker."""
+    _core.embedding_backward(dy, ids, scale, dtable)
+    return dtable
+
+
+def dropout(x: Floats, rate: Dropout, *, workspace: Workspace = NEW) -> Floats:
+    """``x * keep / (1 - p)`` for x (n, dim); the gradient is the same function of ``dy``."""
+    y = workspace.empty(shape_of("x", x, 2))
+    _core.dropout(x, rate, y)
+    return y
