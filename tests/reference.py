@@ -7,6 +7,7 @@ out, and test files check them against :func:`central_differences` before they h
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -65,6 +66,14 @@ def assert_typical_error_within_rule(draws: list[tuple[Any, Any, Any]], names: l
         assert error <= limit, f"{name}: error {error:.3g}, limit {limit:.3g} (plain float32: {naive_error:.3g})"
 
 
+def both(function: Callable[..., Any], *arrays: Any, **options: Any) -> list[Any]:
+    """The formula on float64 and on float32 copies of float32 arrays."""
+    return [
+        function(*(x.astype(t) if getattr(x, "dtype", None) == np.float32 else x for x in arrays), **options)
+        for t in (np.float64, np.float32)
+    ]
+
+
 def central_differences(f: Callable[[Array], float], x: Array, step: float = 1e-5) -> Array:
     """The gradient of f at x, an element at a time: (f(x + step) - f(x - step)) / (2 step), float64."""
     gradient = np.zeros_like(x)
@@ -74,6 +83,17 @@ def central_differences(f: Callable[[Array], float], x: Array, step: float = 1e-
         down[at] -= step
         gradient[at] = (f(up) - f(down)) / (2 * step)
     return gradient
+
+
+def check_differences(function: Callable[..., Array], dy: Array, arrays: dict[str, Array], gradients: Any) -> None:
+    """Gradients of (function(**arrays) * dy).sum() against central differences."""
+
+    def loss(name: str, x: Array) -> float:
+        return (function(**(arrays | {name: x})) * dy).sum()
+
+    for name, gradient in zip(arrays, gradients, strict=True):
+        expected = central_differences(functools.partial(loss, name), arrays[name])
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-7, err_msg=name)
 
 
 # ---- attention ----
@@ -272,6 +292,19 @@ def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float):
     normal, g = (x - mean[:, None]) * rstd[:, None], dy * weight
     dx = rstd[:, None] * (g - g.mean(axis=1, keepdims=True) - normal * (g * normal).mean(axis=1, keepdims=True))
     return dx, (dy * normal).sum(axis=0), dy.sum(axis=0)
+
+
+def rms_norm(x: Array, weight: Array, eps: float):
+    """y, rstd."""
+    rstd = 1 / np.sqrt((x**2).mean(axis=1) + x.dtype.type(eps))
+    return x * rstd[:, None] * weight, rstd
+
+
+def rms_norm_backward(dy: Array, x: Array, weight: Array, eps: float):
+    """dx, dweight."""
+    _, rstd = rms_norm(x, weight, eps)
+    normal, g = x * rstd[:, None], dy * weight
+    return rstd[:, None] * (g - normal * (g * normal).mean(axis=1, keepdims=True)), (dy * normal).sum(axis=0)
 
 
 # ---- dropout: Philox4x32-10 (Salmon et al. 2011) ----

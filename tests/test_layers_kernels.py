@@ -1,10 +1,9 @@
-"""Linear, layer norm, activations, embedding, dropout."""
-
-import functools
+"""Linear, activations, embedding, dropout."""
 
 import numpy as np
 import pytest
 import reference
+from reference import both, check_differences
 
 from regard import _core, ops
 from regard.workspace import Workspace
@@ -18,28 +17,9 @@ def normal(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def both(function, *arrays, **options):
-    """The formula on float64 and on float32 copies."""
-    return [
-        function(*(x.astype(t) if getattr(x, "dtype", None) == np.float32 else x for x in arrays), **options)
-        for t in (np.float64, np.float32)
-    ]
-
-
 def check(found, exact, naive, names):
     for name, *three in zip(names, found, exact, naive, strict=True):
         reference.assert_within_rule(*three, name)
-
-
-def check_differences(function, dy, arrays, gradients):
-    """Gradients of (function(**arrays) * dy).sum() against central differences."""
-
-    def loss(name, x):
-        return (function(**(arrays | {name: x})) * dy).sum()
-
-    for name, gradient in zip(arrays, gradients, strict=True):
-        expected = reference.central_differences(functools.partial(loss, name), arrays[name])
-        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-7, err_msg=name)
 
 
 # ---- linear ----
@@ -164,78 +144,6 @@ def test_a_nan_stays_nan_in_activations(kind, isa):
     assert np.isnan(dx).tolist() == [False, True, False, False, False]
 
 
-# ---- layer norm ----
-
-
-def test_reference_gradients_of_layer_norm_are_those_of_central_differences(rng):
-    x, weight, bias, dy = (rng.standard_normal(s) for s in ((4, 5), (5,), (5,), (4, 5)))
-    check_differences(
-        lambda x, weight, bias: reference.layer_norm(x, weight, bias, 1e-3)[0],
-        dy,
-        {"x": x, "weight": weight, "bias": bias},
-        reference.layer_norm_backward(dy, x, weight, 1e-3),
-    )
-
-
-def check_layer_norm(rng, n, dim, shift=0.0, eps=1e-5):
-    names = ["y", "mean", "rstd", "dx", "dweight", "dbias"]
-    draws = [layer_norm_draw(rng, n, dim, shift, eps) for _ in range(max(1, 100 // max(1, n)))]
-    reference.assert_draws_within_rule(draws, names)
-
-
-def layer_norm_draw(rng, n, dim, shift, eps):
-    x, dy, (weight, bias) = normal(rng, n, dim) + np.float32(shift), normal(rng, n, dim), normal(rng, 2, dim)
-    found = ops.layer_norm_forward(x, weight, bias, eps=eps)
-    values = both(reference.layer_norm, x, weight, bias, eps=eps)
-    gradients = both(reference.layer_norm_backward, dy, x, weight, eps=eps)
-    found = [*found, *ops.layer_norm_backward(dy, x, weight, *found[1:])]
-    return found, *([*three, *others] for three, others in zip(values, gradients, strict=True))
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 17, 300, 1500])
-@pytest.mark.parametrize("dim", [2, 3, 8, 15, 50, 64, 256])
-def test_layer_norm_of_every_shape_follows_the_formula(n, dim, isa, rng):
-    check_layer_norm(rng, n, dim)
-
-
-def test_layer_norm_of_values_far_from_zero_follows_the_formula(isa, rng):
-    check_layer_norm(rng, 100, 64, shift=100)
-
-
-def test_layer_norm_of_a_constant_row_is_the_bias(isa, rng):
-    bias = normal(rng, 8)
-    for dim, value in ((8, 3.0), (1, 5.0)):
-        x = np.full((4, dim), value, np.float32)
-        y, _, rstd = ops.layer_norm_forward(x, normal(rng, dim), bias[:dim].copy(), eps=1e-6)
-        np.testing.assert_array_equal(y, np.broadcast_to(bias[:dim], y.shape))
-        np.testing.assert_allclose(rstd, 1e3, rtol=1e-6)
-
-
-def test_a_row_of_layer_norm_that_is_nan_touches_no_other(isa, rng):
-    x, weight, bias, dy = normal(rng, 30, 9), normal(rng, 9), normal(rng, 9), normal(rng, 30, 9)
-    clean = ops.layer_norm_forward(x, weight, bias)
-    dx = ops.layer_norm_backward(dy, x, weight, *clean[1:])[0]
-    x[7, 4] = np.nan
-    found = ops.layer_norm_forward(x, weight, bias)
-    others = np.arange(30) != 7
-    assert np.isnan(found[0][7]).all()
-    for one, other in zip(found, clean, strict=True):
-        np.testing.assert_array_equal(one[others], other[others])
-    np.testing.assert_array_equal(ops.layer_norm_backward(dy, x, weight, *found[1:])[0][others], dx[others])
-
-
-def test_layer_norm_adds_into_the_gradients_it_is_given(isa, rng):
-    x, weight, dy = normal(rng, 30, 9), normal(rng, 9), normal(rng, 30, 9)
-    _, mean, rstd = ops.layer_norm_forward(x, weight, weight)
-    _, dweight, dbias = ops.layer_norm_backward(dy, x, weight, mean, rstd)
-    given = np.full(9, 2, np.float32), np.full(9, 3, np.float32)
-    found = ops.layer_norm_backward(dy, x, weight, mean, rstd, dweight=given[0], dbias=given[1])
-    assert found[1] is given[0]
-    assert found[2] is given[1]
-    np.testing.assert_array_equal(given[0], dweight + 2)
-    np.testing.assert_array_equal(given[1], dbias + 3)
-
-
 # ---- embedding ----
 
 
@@ -326,6 +234,8 @@ def test_a_workspace_gives_the_same_bits(isa, rng):
         found = [y, saved, *ops.linear_backward(dy, x, weight, activation="gelu", saved=saved, workspace=ws)]
         found += ops.layer_norm_forward(dy, bias, bias, workspace=ws)
         found += ops.layer_norm_backward(dy, dy, bias, *found[-2:], workspace=ws)
+        found += ops.rms_norm_forward(dy, bias, workspace=ws)
+        found += ops.rms_norm_backward(dy, dy, bias, found[-1], workspace=ws)
         found += [ops.embedding_forward(weight, ids, workspace=ws), ops.dropout(x, ops.Dropout(0.2), workspace=ws)]
         found += [ops.activation_forward(x, activation="relu", workspace=ws)]
         return [array.copy() for array in found]
@@ -362,9 +272,6 @@ WRONG = [
     (lambda: ops.linear_backward(READ_ONLY, X, W, activation="relu"), ValueError, "saved: expected the array"),
     (lambda: ops.linear_backward(READ_ONLY, X, W, dbias=B[:3]), ValueError, "dbias: expected shape (5,), got (3,)"),
     (lambda: ops.activation_backward(X, W, activation="relu"), ValueError, "dy: expected shape (20,), got (12,)"),
-    (lambda: ops.layer_norm_forward(X, B, B), ValueError, "weight: expected shape (4,), got (5,)"),
-    (lambda: ops.layer_norm_forward(X, B[:4], B[:4], eps=-1.0), ValueError, "eps: expected at least 0, got -1.0"),
-    (lambda: ops.layer_norm_backward(X, X, B[:4], B[:2], B[:3]), ValueError, "mean: expected shape (3,), got (2,)"),
     (
         lambda: ops.embedding_forward(W, np.array([5, 0, 0], np.int32)),
         ValueError,

@@ -116,6 +116,8 @@ def everything():
     found["norm"], mean, rstd = ops.layer_norm_forward(dy, bias, bias)
     gradients = ops.layer_norm_backward(dy, dy, bias, mean, rstd)
     found |= zip(["norm dx", "norm dweight", "norm dbias"], gradients, strict=True)
+    found["rms"], rstd = ops.rms_norm_forward(dy, bias)
+    found |= zip(["rms dx", "rms dweight"], ops.rms_norm_backward(dy, dy, bias, rstd), strict=True)
     found["relu"] = ops.activation_forward(dy, activation="relu")
     found["rows"] = ops.embedding_forward(items, targets, scale=2.0)
     found["table"] = ops.embedding_backward(h, targets, np.zeros_like(items))

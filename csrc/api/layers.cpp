@@ -13,6 +13,47 @@ void check_rows(int64_t n, int64_t dim, const char* dim_name) {
   regard::at_least(dim, 1, dim_name);
 }
 
+// The layer norm, and without bias, mean and dbias the RMS norm.
+void norm_forward(decltype(Kernels::layer_norm_forward) kernel, const float* x, const float* weight, const float* bias,
+                  double eps, int64_t n, int64_t dim, float* y, float* mean, float* rstd) {
+  check_rows(n, dim, "dim");
+  require(x, "x", n);
+  require(weight, "weight");
+  require(y, "y", n);
+  require(rstd, "rstd", n);
+  if (!(eps >= 0.0)) invalid("eps", "at least 0", std::to_string(eps));
+  Parts(n, 64, kRowPart).each([&](int64_t, int64_t begin, int64_t end) {
+    kernel(x, weight, bias, static_cast<float>(eps), dim, y, mean, rstd, begin, end);
+  });
+}
+
+void norm_backward(decltype(Kernels::layer_norm_backward) kernel, const float* dy, const float* x, const float* weight,
+                   const float* mean, const float* rstd, int64_t n, int64_t dim, float* dx, float* dweight,
+                   float* dbias) {
+  check_rows(n, dim, "dim");
+  require(dy, "dy", n);
+  require(x, "x", n);
+  require(weight, "weight");
+  require(rstd, "rstd", n);
+  require(dx, "dx", n);
+  require(dweight, "dweight");
+  const Parts parts(n, kSumParts, kRowPart);
+  std::vector<double> partial(static_cast<size_t>(parts.count * 2 * dim));
+  parts.each([&](int64_t part, int64_t begin, int64_t end) {
+    double* sums = partial.data() + part * 2 * dim;
+    kernel(dy, x, weight, mean, rstd, dim, dx, sums, sums + dim, begin, end);
+  });
+  for (int64_t c = 0; c < dim; ++c) {
+    double weight_sum = 0.0, bias_sum = 0.0;
+    for (int64_t part = 0; part < parts.count; ++part) {
+      weight_sum += partial[static_cast<size_t>(part * 2 * dim + c)];
+      bias_sum += partial[static_cast<size_t>((part * 2 + 1) * dim + c)];
+    }
+    dweight[c] += static_cast<float>(weight_sum);
+    if (dbias != nullptr) dbias[c] += static_cast<float>(bias_sum);
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -93,18 +134,9 @@ regard_status regard_activation_backward(int activation, const float* dy, const 
 regard_status regard_layer_norm_forward(const float* x, const float* weight, const float* bias, double eps, int64_t n,
                                         int64_t dim, float* y, float* mean, float* rstd) {
   return guarded([&] {
-    check_rows(n, dim, "dim");
-    require(x, "x", n);
-    require(weight, "weight");
     require(bias, "bias");
-    require(y, "y", n);
     require(mean, "mean", n);
-    require(rstd, "rstd", n);
-    if (!(eps >= 0.0)) invalid("eps", "at least 0", std::to_string(eps));
-    const Kernels& use = kernels();
-    Parts(n, 64, kRowPart).each([&](int64_t, int64_t begin, int64_t end) {
-      use.layer_norm_forward(x, weight, bias, static_cast<float>(eps), dim, y, mean, rstd, begin, end);
-    });
+    norm_forward(kernels().layer_norm_forward, x, weight, bias, eps, n, dim, y, mean, rstd);
   });
 }
 
@@ -112,32 +144,21 @@ regard_status regard_layer_norm_backward(const float* dy, const float* x, const 
                                          const float* rstd, int64_t n, int64_t dim, float* dx, float* dweight,
                                          float* dbias) {
   return guarded([&] {
-    check_rows(n, dim, "dim");
-    require(dy, "dy", n);
-    require(x, "x", n);
-    require(weight, "weight");
     require(mean, "mean", n);
-    require(rstd, "rstd", n);
-    require(dx, "dx", n);
-    require(dweight, "dweight");
     require(dbias, "dbias");
-    const Kernels& use = kernels();
-    const Parts parts(n, kSumParts, kRowPart);
-    std::vector<double> partial(static_cast<size_t>(parts.count * 2 * dim));
-    parts.each([&](int64_t part, int64_t begin, int64_t end) {
-      double* sums = partial.data() + part * 2 * dim;
-      use.layer_norm_backward(dy, x, weight, mean, rstd, dim, dx, sums, sums + dim, begin, end);
-    });
-    for (int64_t c = 0; c < dim; ++c) {
-      double weight_sum = 0.0, bias_sum = 0.0;
-      for (int64_t part = 0; part < parts.count; ++part) {
-        weight_sum += partial[static_cast<size_t>(part * 2 * dim + c)];
-        bias_sum += partial[static_cast<size_t>((part * 2 + 1) * dim + c)];
-      }
-      dweight[c] += static_cast<float>(weight_sum);
-      dbias[c] += static_cast<float>(bias_sum);
-    }
+    norm_backward(kernels().layer_norm_backward, dy, x, weight, mean, rstd, n, dim, dx, dweight, dbias);
   });
+}
+
+regard_status regard_rms_norm_forward(const float* x, const float* weight, double eps, int64_t n, int64_t dim, float* y,
+                                      float* rstd) {
+  return guarded([&] { norm_forward(kernels().rms_norm_forward, x, weight, nullptr, eps, n, dim, y, nullptr, rstd); });
+}
+
+regard_status regard_rms_norm_backward(const float* dy, const float* x, const float* weight, const float* rstd,
+                                       int64_t n, int64_t dim, float* dx, float* dweight) {
+  return guarded(
+      [&] { norm_backward(kernels().rms_norm_backward, dy, x, weight, nullptr, rstd, n, dim, dx, dweight, nullptr); });
 }
 
 regard_status regard_embedding_forward(const float* table, const int32_t* ids, int64_t n, int64_t n_ids, int64_t dim,

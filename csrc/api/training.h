@@ -56,6 +56,10 @@ REGARD_API regard_status regard_layer_norm_forward(const float* x, const float* 
 REGARD_API regard_status regard_layer_norm_backward(const float* dy, const float* x, const float* weight,
                                                     const float* mean, const float* rstd, int64_t n, int64_t dim,
                                                     float* dx, float* dweight, float* dbias);
+REGARD_API regard_status regard_rms_norm_forward(const float* x, const float* weight, double eps, int64_t n,
+                                                 int64_t dim, float* y, float* rstd);
+REGARD_API regard_status regard_rms_norm_backward(const float* dy, const float* x, const float* weight,
+                                                  const float* rstd, int64_t n, int64_t dim, float* dx, float* dweight);
 REGARD_API regard_status regard_embedding_forward(const float* table, const int32_t* ids, int64_t n, int64_t n_ids,
                                                   int64_t dim, double scale, float* y);
 REGARD_API regard_status regard_embedding_backward(const float* dy, const int32_t* ids, int64_t n, int64_t n_ids,

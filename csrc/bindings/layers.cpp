@@ -83,6 +83,31 @@ void bind_layers(py::module_& m) {
       py::arg("dy"), py::arg("x"), py::arg("weight"), py::arg("mean"), py::arg("rstd"), py::arg("dx"),
       py::arg("dweight"), py::arg("dbias"));
   m.def(
+      "rms_norm_forward",
+      [](const py::object& x, const py::object& weight, double eps, const py::object& y, const py::object& rstd) {
+        const Shape shape = shape_of(x, "x", 2);
+        const float* a = in<float>(x, "x", shape);
+        const float* w = in<float>(weight, "weight", {shape[1]});
+        float* result = out<float>(y, "out", shape);
+        float* scale = out<float>(rstd, "rstd", {shape[0]});
+        call([&] { return regard_rms_norm_forward(a, w, eps, shape[0], shape[1], result, scale); });
+      },
+      py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("y"), py::arg("rstd"));
+  m.def(
+      "rms_norm_backward",
+      [](const py::object& dy, const py::object& x, const py::object& weight, const py::object& rstd,
+         const py::object& dx, const py::object& dweight) {
+        const Shape shape = shape_of(x, "x", 2);
+        const float* d = in<float>(dy, "dy", shape);
+        const float* a = in<float>(x, "x", shape);
+        const float* w = in<float>(weight, "weight", {shape[1]});
+        const float* scale = in<float>(rstd, "rstd", {shape[0]});
+        float* da = out<float>(dx, "dx", shape);
+        float* dw = out<float>(dweight, "dweight", {shape[1]});
+        call([&] { return regard_rms_norm_backward(d, a, w, scale, shape[0], shape[1], da, dw); });
+      },
+      py::arg("dy"), py::arg("x"), py::arg("weight"), py::arg("rstd"), py::arg("dx"), py::arg("dweight"));
+  m.def(
       "embedding_forward",
       [](const py::object& table, const py::object& ids, double scale, const py::object& y) {
         const Shape shape = shape_of(table, "table", 2);

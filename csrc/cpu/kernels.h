@@ -111,11 +111,14 @@ struct Kernels {
   void (*linear_backward_weight)(const float* dy, const float* x, int64_t n_in, int64_t n_out, float* dweight,
                                  float* dbias, int64_t row_begin, int64_t row_end, float* scratch);
 
+  // bias, mean, dbias: null for the RMS norm
   void (*layer_norm_forward)(const float* x, const float* weight, const float* bias, float eps, int64_t dim, float* y,
                              float* mean, float* rstd, int64_t row_begin, int64_t row_end);
   void (*layer_norm_backward)(const float* dy, const float* x, const float* weight, const float* mean,
                               const float* rstd, int64_t dim, float* dx, double* dweight, double* dbias,
                               int64_t row_begin, int64_t row_end);
+  decltype(layer_norm_forward) rms_norm_forward;
+  decltype(layer_norm_backward) rms_norm_backward;
   void (*activation_forward)(Activation, const float* x, float* y, int64_t begin, int64_t end);
   void (*activation_backward)(Activation, const float* dy, const float* x, float* dx, int64_t begin, int64_t end);
   void (*embedding_forward)(const float* table, const int32_t* ids, int64_t dim, float scale, float* y,

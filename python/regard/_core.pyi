@@ -141,6 +141,21 @@ def rank_counts(
     above: NDArray[np.int64],
     equal: NDArray[np.int64],
 ) -> None: ...
+def rms_norm_backward(
+    dy: NDArray[np.float32],
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    rstd: NDArray[np.float32],
+    dx: NDArray[np.float32],
+    dweight: NDArray[np.float32],
+) -> None: ...
+def rms_norm_forward(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    eps: float,
+    y: NDArray[np.float32],
+    rstd: NDArray[np.float32],
+) -> None: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(n: int) -> None: ...
 def sum_squares(x: NDArray[np.float32]) -> float: ...

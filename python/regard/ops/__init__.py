@@ -27,6 +27,8 @@ from regard.ops.layers import (
     layer_norm_forward,
     linear_backward,
     linear_forward,
+    rms_norm_backward,
+    rms_norm_forward,
 )
 from regard.ops.optimizer import adam, sum_squares
 from regard.workspace import NEW, Workspace
@@ -55,6 +57,8 @@ __all__ = [
     "linear_backward",
     "linear_forward",
     "rank_counts",
+    "rms_norm_backward",
+    "rms_norm_forward",
     "sum_squares",
     "topk",
 ]

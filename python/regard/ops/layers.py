@@ -128,6 +128,39 @@ def layer_norm_backward(
     return dx, dweight, dbias
 
 
+def rms_norm_forward(
+    x: Floats, weight: Floats, *, eps: float = 1e-5, workspace: Workspace = NEW
+) -> tuple[Floats, Floats]:
+    """``y = x * rstd * weight``, ``rstd = 1 / sqrt(mean(x**2) + eps)`` (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+    Parameters
+    ----------
+    x : (n, dim) float32
+    weight : (dim,) float32
+    eps : float, default 1e-5, added to the mean square
+
+    Returns
+    -------
+    y : (n, dim) float32
+    rstd : (n,) float32
+    """
+    n, dim = shape_of("x", x, 2)
+    y, rstd = workspace.empty((n, dim)), workspace.empty((n,))
+    _core.rms_norm_forward(x, weight, eps, y, rstd)
+    return y, rstd
+
+
+def rms_norm_backward(
+    dy: Floats, x: Floats, weight: Floats, rstd: Floats, *, dweight: Floats | None = None, workspace: Workspace = NEW
+) -> tuple[Floats, Floats]:
+    """Gradients of :func:`rms_norm_forward`: ``dx`` (n, dim) and ``dweight`` (dim,)."""
+    n, dim = shape_of("x", x, 2)
+    dx = workspace.zeros((n, dim))
+    dweight = workspace.zeros((dim,)) if dweight is None else dweight
+    _core.rms_norm_backward(dy, x, weight, rstd, dx, dweight)
+    return dx, dweight
+
+
 def embedding_forward(table: Floats, ids: Ints, *, scale: float = 1.0, workspace: Workspace = NEW) -> Floats:
     """``scale * table[ids]``: (n, dim) float32 for ids (n,) int32; an id outside the table raises ``ValueError``."""
     y = workspace.empty((*shape_of("ids", ids, 1), shape_of("table", table, 2)[1]))
