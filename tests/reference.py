@@ -251,11 +251,21 @@ def erf(x: Array) -> Array:
     return np.array([math.erf(float(value)) for value in x.ravel()], x.dtype).reshape(x.shape)
 
 
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), by exp(-|x|) so that nothing overflows."""
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
 def activation(x: Array, kind: str | None) -> Array:
     if kind == "relu":
         return np.maximum(x, 0)
     if kind == "gelu":
         return x * ((1 + erf(x / x.dtype.type(math.sqrt(2)))) / 2)
+    if kind == "silu":
+        return x * sigmoid(x)
+    if kind == "sigmoid":
+        return sigmoid(x)
     return x
 
 
@@ -265,6 +275,10 @@ def activation_slope(x: Array, kind: str | None) -> Array:
     if kind == "gelu":
         density = np.exp(-x * x / 2) / x.dtype.type(math.sqrt(2 * math.pi))
         return (1 + erf(x / x.dtype.type(math.sqrt(2)))) / 2 + x * density
+    if kind == "silu":
+        return sigmoid(x) * (1 + x * sigmoid(-x))
+    if kind == "sigmoid":
+        return sigmoid(x) * sigmoid(-x)
     return np.ones_like(x)
 
 

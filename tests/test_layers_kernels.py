@@ -10,7 +10,7 @@ from regard.workspace import Workspace
 
 ROWS = [0, 1, 2, 3, 5, 6, 7, 11, 12, 13, 47, 48, 49, 130]
 WIDTHS = [1, 3, 8, 15, 50, 64, 256]
-ACTIVATIONS = [None, "relu", "gelu"]
+ACTIVATIONS = [None, "relu", "gelu", "silu", "sigmoid"]
 
 
 def normal(rng, *shape):
@@ -98,9 +98,11 @@ def test_a_row_of_linear_that_is_nan_stays_nan_and_touches_no_other(kind, isa, r
 # ---- activations ----
 
 
-@pytest.mark.parametrize("kind", ["relu", "gelu"])
+@pytest.mark.parametrize("kind", ACTIVATIONS[1:])
 def test_activations_and_their_slopes_follow_the_formula(kind, isa, rng):
-    x = np.concatenate([np.linspace(-12, 12, 2001), [0.0, -0.0, 1e-30, 1e4, -1e4], rng.standard_normal(37)])
+    x = np.concatenate(
+        [np.linspace(-12, 12, 2001), [0.0, -0.0, 1e-30, 88, -88, 89, -89, 1e4, -1e4], rng.standard_normal(37)]
+    )
     x, dy = x.astype(np.float32), normal(rng, x.size)
     exact, naive = both(reference.activation, x, kind=kind)
     near = np.abs(x) < 4  # on its own: the limit is in units of the largest value
@@ -119,7 +121,7 @@ def test_activations_and_their_slopes_follow_the_formula(kind, isa, rng):
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 40_000])
 def test_activations_of_every_size_and_shape_are_the_same(size, isa, rng):
     x, dy = normal(rng, size, 1), normal(rng, size, 1)
-    for kind in ("relu", "gelu"):
+    for kind in ACTIVATIONS:
         y, dx = ops.activation_forward(x, activation=kind), ops.activation_backward(dy, x, activation=kind)
         assert y.shape == dx.shape == x.shape
         check(
@@ -134,12 +136,12 @@ def test_activations_of_every_size_and_shape_are_the_same(size, isa, rng):
         )
 
 
-@pytest.mark.parametrize("kind", ["relu", "gelu"])
+@pytest.mark.parametrize("kind", ACTIVATIONS[1:])
 def test_a_nan_stays_nan_in_activations(kind, isa):
     x = np.array([1, np.nan, -1, 2, np.inf], np.float32)
     y = ops.activation_forward(x, activation=kind)
     assert np.isnan(y).tolist() == [False, True, False, False, False]
-    assert y[4] == np.inf
+    assert y[4] == (1 if kind == "sigmoid" else np.inf)
     dx = ops.activation_backward(np.ones(5, np.float32), x[[0, 1, 2, 3, 3]], activation=kind)
     assert np.isnan(dx).tolist() == [False, True, False, False, False]
 
@@ -265,7 +267,7 @@ WRONG = [
     (
         lambda: ops.linear_forward(X, W, activation="tanh"),
         ValueError,
-        "activation: expected one of None, 'relu', 'gelu', got 'tanh'",
+        "activation: expected one of None, 'relu', 'gelu', 'silu', 'sigmoid', got 'tanh'",
     ),
     (lambda: ops.linear_forward(X[:, :0], W[:, :0]), ValueError, "n_in: expected at least 1, got 0"),
     (lambda: ops.linear_backward(X, X, W), ValueError, "dy: expected shape (3, 5), got (3, 4)"),
@@ -295,9 +297,9 @@ WRONG = [
     (lambda: ops.dropout(X, 0.1), TypeError, "dropout: expected (p, seed, step, site)"),
     (lambda: ops.dropout(X, None), TypeError, "dropout: expected (p, seed, step, site)"),
     (
-        lambda: _core.activation_forward(3, B, B),
+        lambda: _core.activation_forward(5, B, B),
         ValueError,
-        "activation: expected 0 (none), 1 (relu) or 2 (gelu), got 3",
+        "activation: expected 0 (none), 1 (relu), 2 (gelu), 3 (silu) or 4 (sigmoid), got 5",
     ),
 ]
 

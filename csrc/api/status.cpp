@@ -61,7 +61,8 @@ Dropout make_dropout(const regard_dropout& d) {
 }
 
 Activation make_activation(int code) {
-  if (code < kIdentity || code > kGelu) invalid("activation", "0 (none), 1 (relu) or 2 (gelu)", std::to_string(code));
+  if (code < kIdentity || code > kSigmoid)
+    invalid("activation", "0 (none), 1 (relu), 2 (gelu), 3 (silu) or 4 (sigmoid)", std::to_string(code));
   return static_cast<Activation>(code);
 }
 

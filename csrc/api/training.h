@@ -43,7 +43,7 @@ REGARD_API regard_status regard_rank_counts(const float* h, const float* item_ve
                                             const int64_t* deny_offsets, const int32_t* deny, int64_t* above,
                                             int64_t* equal);
 
-// activation: 0 none, 1 relu, 2 gelu
+// activation: 0 none, 1 relu, 2 gelu, 3 silu, 4 sigmoid
 REGARD_API regard_status regard_linear_forward(const float* x, const float* weight, const float* bias, int64_t n,
                                                int64_t n_in, int64_t n_out, int activation, float* pre, float* y);
 REGARD_API regard_status regard_linear_backward(const float* dy, const float* x, const float* weight, int64_t n,

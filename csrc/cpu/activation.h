@@ -1,9 +1,12 @@
-// ReLU and GELU, element by element.
+// Activations, element by element, alone or as one side of a gated product.
 //
 //   relu(x) = max(x, 0)                     derivative 1 where x > 0, else 0
 //   gelu(x) = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2       derivative Phi(x) + x phi(x)
+//   sigmoid(x) = 1 / (1 + exp(-x))          derivative sigmoid(x) sigmoid(-x)
+//   silu(x) = x sigmoid(x)                  derivative sigmoid(x) (1 + x sigmoid(-x))
 //
-// (Hendrycks and Gimpel 2016, arXiv:1606.08415; the exact form, not the tanh approximation.)
+// GELU: Hendrycks and Gimpel 2016, arXiv:1606.08415; the exact form, not the tanh approximation. SiLU: Elfwing, Uchibe
+// and Doya 2017, arXiv:1702.03118.
 #pragma once
 #include "cpu/kernels.h"
 #include "cpu/vec.h"
@@ -39,28 +42,77 @@ static inline vf verf(vf x) {
 
 static inline vf normal_cdf(vf x) { return (splat(1.0f) + verf(x * splat(0.70710678f))) * splat(0.5f); }
 
-static void activation_forward(Activation kind, const float* x, float* y, int64_t begin, int64_t end) {
-  if (kind == kIdentity) {
-    if (x != y) memcpy(y + begin, x + begin, static_cast<size_t>(end - begin) * sizeof(float));
-    return;
+// sigmoid(x) and sigmoid(-x) by exp(-|x|), which never overflows. The second keeps the digits that 1 - sigmoid(x)
+// loses.
+struct Sigmoid {
+  vf at, opposite;
+};
+
+static inline Sigmoid sigmoid(vf x) {
+  const vf e = vexp(x < splat(0.0f) ? x : -x), larger = splat(1.0f) / (splat(1.0f) + e), smaller = e * larger;
+  const vi negative = x < splat(0.0f);
+  return {negative ? smaller : larger, negative ? larger : smaller};
+}
+
+template <Activation KIND>
+static inline vf activated(vf x) {
+  if (KIND == kRelu) return x < splat(0.0f) ? splat(0.0f) : x;
+  if (KIND == kGelu) return x * normal_cdf(x);
+  if (KIND == kSilu) return x * sigmoid(x).at;
+  if (KIND == kSigmoid) return sigmoid(x).at;
+  return x;
+}
+
+template <Activation KIND>
+static inline vf slope(vf x) {
+  if (KIND == kRelu) return x > splat(0.0f) ? splat(1.0f) : (x == x ? splat(0.0f) : x);
+  if (KIND == kGelu) return normal_cdf(x) + x * (vexp(x * x * splat(-0.5f)) * splat(0.39894228f));
+  if (KIND == kSilu || KIND == kSigmoid) {
+    const Sigmoid s = sigmoid(x);
+    return KIND == kSilu ? s.at * (splat(1.0f) + x * s.opposite) : s.at * s.opposite;
   }
+  return splat(1.0f);
+}
+
+// One loop per activation: FUNCTION<KIND>(arguments).
+#define REGARD_BY_ACTIVATION(KIND, FUNCTION, ...) \
+  switch (KIND) {                                 \
+    case kIdentity:                               \
+      return FUNCTION<kIdentity>(__VA_ARGS__);    \
+    case kRelu:                                   \
+      return FUNCTION<kRelu>(__VA_ARGS__);        \
+    case kGelu:                                   \
+      return FUNCTION<kGelu>(__VA_ARGS__);        \
+    case kSilu:                                   \
+      return FUNCTION<kSilu>(__VA_ARGS__);        \
+    case kSigmoid:                                \
+      return FUNCTION<kSigmoid>(__VA_ARGS__);     \
+  }
+
+template <Activation KIND>
+static void activate(const float* x, float* y, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i += VW) {
     const int64_t n = at_most(VW, end - i);
-    const vf a = load_first(x + i, n), zero = splat(0.0f);
-    store_first(y + i, kind == kRelu ? (a < zero ? zero : a) : a * normal_cdf(a), n);
+    store_first(y + i, activated<KIND>(load_first(x + i, n)), n);
   }
+}
+
+template <Activation KIND>
+static void activate_backward(const float* dy, const float* x, float* dx, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += VW) {
+    const int64_t n = at_most(VW, end - i);
+    store_first(dx + i, load_first(dy + i, n) * slope<KIND>(load_first(x + i, n)), n);
+  }
+}
+
+static void activation_forward(Activation kind, const float* x, float* y, int64_t begin, int64_t end) {
+  if (kind == kIdentity && x == y) return;
+  REGARD_BY_ACTIVATION(kind, activate, x, y, begin, end)
 }
 
 static void activation_backward(Activation kind, const float* dy, const float* x, float* dx, int64_t begin,
                                 int64_t end) {
-  for (int64_t i = begin; i < end; i += VW) {
-    const int64_t n = at_most(VW, end - i);
-    const vf a = load_first(x + i, n), d = load_first(dy + i, n), zero = splat(0.0f);
-    vf slope = splat(1.0f);
-    if (kind == kRelu) slope = a > zero ? splat(1.0f) : (a == a ? zero : a);
-    if (kind == kGelu) slope = normal_cdf(a) + a * (vexp(a * a * splat(-0.5f)) * splat(0.39894228f));
-    store_first(dx + i, d * slope, n);
-  }
+  REGARD_BY_ACTIVATION(kind, activate_backward, dy, x, dx, begin, end)
 }
 
 }  // namespace REGARD_ISA_ID

@@ -68,7 +68,7 @@ struct RankCounts {
   int64_t *above, *equal;               // per target
 };
 
-enum Activation { kIdentity = 0, kRelu = 1, kGelu = 2 };
+enum Activation { kIdentity = 0, kRelu = 1, kGelu = 2, kSilu = 3, kSigmoid = 4 };
 
 struct Linear {                    // y = activation(x W^T + b)
   const float *x, *weight, *bias;  // (n, n_in), (n_out, n_in), (n_out) or null

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Offsets = NDArray[np.int64]
 
 Align = Literal["end", "start"]
-Activation = Literal["relu", "gelu"] | None
+Activation = Literal["relu", "gelu", "silu", "sigmoid"] | None
 Precision = Literal["highest", "high", "medium"]
 
 

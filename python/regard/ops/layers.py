@@ -11,7 +11,7 @@ from regard.workspace import NEW, Workspace
 if TYPE_CHECKING:
     from regard.ops.arguments import Floats, Ints
 
-_ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2}
+_ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4}
 
 
 def linear_forward(
@@ -30,18 +30,18 @@ def linear_forward(
     x : (n, n_in) float32
     weight : (n_out, n_in) float32
     bias : (n_out,) float32, optional
-    activation : None, "relu" or "gelu" (exact, by erf)
+    activation : None, "relu", "gelu" (exact, by erf), "silu" or "sigmoid"
 
     Returns
     -------
     y : (n, n_out) float32
     saved : what :func:`linear_backward` needs besides
-        None without activation; ``y`` for relu; the value before the activation for gelu.
+        None without activation; ``y`` for relu; the value before the activation for the others.
     """
     code = choice("activation", activation, _ACTIVATIONS)
     shape = (shape_of("x", x, 2)[0], shape_of("weight", weight, 2)[0])
     y = workspace.empty(shape) if out is None else out
-    before = workspace.empty(shape) if activation == "gelu" else None
+    before = None if activation in (None, "relu") else workspace.empty(shape)
     _core.linear_forward(x, weight, bias, code, before, y)
     return y, y if activation == "relu" else before
 
@@ -72,7 +72,11 @@ def linear_backward(
 
 
 def activation_forward(x: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
-    """relu or gelu of every element; gelu is ``x Phi(x)`` (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    """relu, gelu, silu or sigmoid of every element.
+
+    gelu is ``x Phi(x)`` (Hendrycks and Gimpel 2016, arXiv:1606.08415), silu ``x sigmoid(x)`` (Elfwing et al. 2017,
+    arXiv:1702.03118).
+    """
     y = workspace.empty(x.shape)
     _core.activation_forward(choice("activation", activation, _ACTIVATIONS), x.reshape(-1), y.reshape(-1))
     return y
