@@ -282,6 +282,15 @@ def activation_slope(x: Array, kind: str | None) -> Array:
     return np.ones_like(x)
 
 
+def gate(gate: Array, value: Array, kind: str | None) -> Array:
+    return activation(gate, kind) * value
+
+
+def gate_backward(dy: Array, gate: Array, value: Array, kind: str | None) -> tuple[Array, Array]:
+    """dgate, dvalue."""
+    return dy * value * activation_slope(gate, kind), dy * activation(gate, kind)
+
+
 def linear(x: Array, weight: Array, bias: Array | None = None, kind: str | None = None) -> Array:
     y = x @ weight.T
     return activation(y if bias is None else y + bias, kind)

@@ -1,4 +1,4 @@
-"""Linear, activations, embedding, dropout."""
+"""Linear, activations, gated products, embedding, dropout."""
 
 import numpy as np
 import pytest
@@ -146,6 +146,58 @@ def test_a_nan_stays_nan_in_activations(kind, isa):
     assert np.isnan(dx).tolist() == [False, True, False, False, False]
 
 
+# ---- gated products ----
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_reference_gradients_of_a_gate_are_those_of_central_differences(kind, rng):
+    gate, value, dy = rng.standard_normal((3, 4, 5))
+    check_differences(
+        lambda gate, value: reference.gate(gate, value, kind),
+        dy,
+        {"gate": gate, "value": value},
+        reference.gate_backward(dy, gate, value, kind),
+    )
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (1, 15), (3, 1), (7, 9), (16, 64), (700, 70)])
+def test_a_gate_of_every_shape_follows_the_formula(kind, shape, isa, rng):
+    def one():
+        gate, value, dy = normal(rng, 3, *shape) * np.float32(3)
+        y = ops.gate_forward(gate, value, activation=kind)
+        values = both(reference.gate, gate, value, kind=kind)
+        gradients = both(reference.gate_backward, dy, gate, value, kind=kind)
+        found = [y, *ops.gate_backward(dy, gate, value, activation=kind)]
+        return found, *([result, *two] for result, two in zip(values, gradients, strict=True))
+
+    draws = [one() for _ in range(max(1, 100 // max(1, shape[0] * shape[1])))]
+    reference.assert_draws_within_rule(draws, ["y", "dgate", "dvalue"])
+
+
+@pytest.mark.parametrize("kind", ["silu", "sigmoid"])
+def test_a_gate_is_open_or_shut_at_ten_thousand(kind, isa, rng):
+    gate = np.array([[1e4, -1e4, 89, -89, 0]], np.float32)
+    value, dy = normal(rng, 1, 5), normal(rng, 1, 5)
+    opened = np.array([[1, 0, 1, 0, 0.5]], np.float32) * (gate if kind == "silu" else 1)
+    np.testing.assert_array_equal(ops.gate_forward(gate, value, activation=kind), opened * value)
+    dgate, dvalue = ops.gate_backward(dy, gate, value, activation=kind)
+    slope = [[1, 0, 1, 0, 0.5]] if kind == "silu" else [[0, 0, 0, 0, 0.25]]
+    np.testing.assert_array_equal(dvalue, opened * dy)
+    np.testing.assert_array_equal(dgate, dy * value * np.array(slope, np.float32))
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_a_nan_in_a_gate_or_its_value_stays_at_its_place(kind, isa, rng):
+    gate, value, dy = normal(rng, 3, 20, 9)
+    gate[3, 2], value[7, 5] = np.nan, np.nan
+    bad = np.isnan(gate) | np.isnan(value)
+    np.testing.assert_array_equal(np.isnan(ops.gate_forward(gate, value, activation=kind)), bad)
+    dgate, dvalue = ops.gate_backward(dy, gate, value, activation=kind)
+    np.testing.assert_array_equal(np.isnan(dgate), bad if kind is not None else np.isnan(value))
+    np.testing.assert_array_equal(np.isnan(dvalue), np.isnan(gate))
+
+
 # ---- embedding ----
 
 
@@ -240,6 +292,8 @@ def test_a_workspace_gives_the_same_bits(isa, rng):
         found += ops.rms_norm_backward(dy, dy, bias, found[-1], workspace=ws)
         found += [ops.embedding_forward(weight, ids, workspace=ws), ops.dropout(x, ops.Dropout(0.2), workspace=ws)]
         found += [ops.activation_forward(x, activation="relu", workspace=ws)]
+        found += [ops.gate_forward(x, x, activation="silu", workspace=ws)]
+        found += ops.gate_backward(x, x, x, activation="silu", workspace=ws)
         return [array.copy() for array in found]
 
     ws = Workspace()
@@ -274,6 +328,14 @@ WRONG = [
     (lambda: ops.linear_backward(READ_ONLY, X, W, activation="relu"), ValueError, "saved: expected the array"),
     (lambda: ops.linear_backward(READ_ONLY, X, W, dbias=B[:3]), ValueError, "dbias: expected shape (5,), got (3,)"),
     (lambda: ops.activation_backward(X, W, activation="relu"), ValueError, "dy: expected shape (20,), got (12,)"),
+    (lambda: ops.gate_forward(X, W, activation="silu"), ValueError, "value: expected shape (3, 4), got (5, 4)"),
+    (lambda: ops.gate_forward(B, B, activation="silu"), ValueError, "gate: expected 2 dimensions, got shape (5,)"),
+    (
+        lambda: ops.gate_forward(X, X, activation="swish"),
+        ValueError,
+        "activation: expected one of None, 'relu', 'gelu'",
+    ),
+    (lambda: ops.gate_backward(W, X, X, activation=None), ValueError, "dy: expected shape (3, 4), got (5, 4)"),
     (
         lambda: ops.embedding_forward(W, np.array([5, 0, 0], np.int32)),
         ValueError,

@@ -119,6 +119,8 @@ def everything():
     found["rms"], rstd = ops.rms_norm_forward(dy, bias)
     found |= zip(["rms dx", "rms dweight"], ops.rms_norm_backward(dy, dy, bias, rstd), strict=True)
     found["relu"] = ops.activation_forward(dy, activation="relu")
+    found["gated"] = ops.gate_forward(dy, found["relu"], activation="silu")
+    found |= zip(["dgate", "dvalue"], ops.gate_backward(dy, dy, found["relu"], activation="silu"), strict=True)
     found["rows"] = ops.embedding_forward(items, targets, scale=2.0)
     found["table"] = ops.embedding_backward(h, targets, np.zeros_like(items))
     found["dropped"] = ops.dropout(dy, ops.Dropout(0.5, 3))

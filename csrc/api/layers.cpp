@@ -131,6 +131,37 @@ regard_status regard_activation_backward(int activation, const float* dy, const 
   });
 }
 
+regard_status regard_gate_forward(int activation, const float* gate, const float* value, int64_t n, float* y) {
+  return guarded([&] {
+    regard::at_least(n, 0, "n");
+    require(gate, "gate", n);
+    require(value, "value", n);
+    require(y, "y", n);
+    const Activation kind = make_activation(activation);
+    const Kernels& use = kernels();
+    Parts(n, 64, kElementPart).each([&](int64_t, int64_t begin, int64_t end) {
+      use.gate_forward(kind, gate, value, y, begin, end);
+    });
+  });
+}
+
+regard_status regard_gate_backward(int activation, const float* dy, const float* gate, const float* value, int64_t n,
+                                   float* dgate, float* dvalue) {
+  return guarded([&] {
+    regard::at_least(n, 0, "n");
+    require(dy, "dy", n);
+    require(gate, "gate", n);
+    require(value, "value", n);
+    require(dgate, "dgate", n);
+    require(dvalue, "dvalue", n);
+    const Activation kind = make_activation(activation);
+    const Kernels& use = kernels();
+    Parts(n, 64, kElementPart).each([&](int64_t, int64_t begin, int64_t end) {
+      use.gate_backward(kind, dy, gate, value, dgate, dvalue, begin, end);
+    });
+  });
+}
+
 regard_status regard_layer_norm_forward(const float* x, const float* weight, const float* bias, double eps, int64_t n,
                                         int64_t dim, float* y, float* mean, float* rstd) {
   return guarded([&] {

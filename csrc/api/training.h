@@ -51,6 +51,11 @@ REGARD_API regard_status regard_linear_backward(const float* dy, const float* x,
 REGARD_API regard_status regard_activation_forward(int activation, const float* x, int64_t n, float* y);
 REGARD_API regard_status regard_activation_backward(int activation, const float* dy, const float* x, int64_t n,
                                                     float* dx);
+// y = activation(gate) * value
+REGARD_API regard_status regard_gate_forward(int activation, const float* gate, const float* value, int64_t n,
+                                             float* y);
+REGARD_API regard_status regard_gate_backward(int activation, const float* dy, const float* gate, const float* value,
+                                              int64_t n, float* dgate, float* dvalue);
 REGARD_API regard_status regard_layer_norm_forward(const float* x, const float* weight, const float* bias, double eps,
                                                    int64_t n, int64_t dim, float* y, float* mean, float* rstd);
 REGARD_API regard_status regard_layer_norm_backward(const float* dy, const float* x, const float* weight,

@@ -52,6 +52,29 @@ void bind_layers(py::module_& m) {
       },
       py::arg("activation"), py::arg("dy"), py::arg("x"), py::arg("dx"));
   m.def(
+      "gate_forward",
+      [](int activation, const py::object& gate, const py::object& value, const py::object& y) {
+        const Shape shape = shape_of(gate, "gate", 2);
+        const float* a = in<float>(gate, "gate", shape);
+        const float* b = in<float>(value, "value", shape);
+        float* c = out<float>(y, "out", shape);
+        call([&] { return regard_gate_forward(activation, a, b, shape[0] * shape[1], c); });
+      },
+      py::arg("activation"), py::arg("gate"), py::arg("value"), py::arg("y"));
+  m.def(
+      "gate_backward",
+      [](int activation, const py::object& dy, const py::object& gate, const py::object& value, const py::object& dgate,
+         const py::object& dvalue) {
+        const Shape shape = shape_of(gate, "gate", 2);
+        const float* d = in<float>(dy, "dy", shape);
+        const float* a = in<float>(gate, "gate", shape);
+        const float* b = in<float>(value, "value", shape);
+        float* da = out<float>(dgate, "dgate", shape);
+        float* db = out<float>(dvalue, "dvalue", shape);
+        call([&] { return regard_gate_backward(activation, d, a, b, shape[0] * shape[1], da, db); });
+      },
+      py::arg("activation"), py::arg("dy"), py::arg("gate"), py::arg("value"), py::arg("dgate"), py::arg("dvalue"));
+  m.def(
       "layer_norm_forward",
       [](const py::object& x, const py::object& weight, const py::object& bias, double eps, const py::object& y,
          const py::object& mean, const py::object& rstd) {

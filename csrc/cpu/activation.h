@@ -4,9 +4,10 @@
 //   gelu(x) = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2       derivative Phi(x) + x phi(x)
 //   sigmoid(x) = 1 / (1 + exp(-x))          derivative sigmoid(x) sigmoid(-x)
 //   silu(x) = x sigmoid(x)                  derivative sigmoid(x) (1 + x sigmoid(-x))
+//   y = activation(gate) value              dgate = dy value activation'(gate),  dvalue = dy activation(gate)
 //
 // GELU: Hendrycks and Gimpel 2016, arXiv:1606.08415; the exact form, not the tanh approximation. SiLU: Elfwing, Uchibe
-// and Doya 2017, arXiv:1702.03118.
+// and Doya 2017, arXiv:1702.03118. Gated products: Shazeer 2020, arXiv:2002.05202.
 #pragma once
 #include "cpu/kernels.h"
 #include "cpu/vec.h"
@@ -105,6 +106,25 @@ static void activate_backward(const float* dy, const float* x, float* dx, int64_
   }
 }
 
+template <Activation KIND>
+static void gated(const float* gate, const float* value, float* y, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += VW) {
+    const int64_t n = at_most(VW, end - i);
+    store_first(y + i, activated<KIND>(load_first(gate + i, n)) * load_first(value + i, n), n);
+  }
+}
+
+template <Activation KIND>
+static void gated_backward(const float* dy, const float* gate, const float* value, float* dgate, float* dvalue,
+                           int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += VW) {
+    const int64_t n = at_most(VW, end - i);
+    const vf d = load_first(dy + i, n), g = load_first(gate + i, n);
+    store_first(dgate + i, d * load_first(value + i, n) * slope<KIND>(g), n);
+    store_first(dvalue + i, d * activated<KIND>(g), n);
+  }
+}
+
 static void activation_forward(Activation kind, const float* x, float* y, int64_t begin, int64_t end) {
   if (kind == kIdentity && x == y) return;
   REGARD_BY_ACTIVATION(kind, activate, x, y, begin, end)
@@ -113,6 +133,15 @@ static void activation_forward(Activation kind, const float* x, float* y, int64_
 static void activation_backward(Activation kind, const float* dy, const float* x, float* dx, int64_t begin,
                                 int64_t end) {
   REGARD_BY_ACTIVATION(kind, activate_backward, dy, x, dx, begin, end)
+}
+
+static void gate_forward(Activation kind, const float* gate, const float* value, float* y, int64_t begin, int64_t end) {
+  REGARD_BY_ACTIVATION(kind, gated, gate, value, y, begin, end)
+}
+
+static void gate_backward(Activation kind, const float* dy, const float* gate, const float* value, float* dgate,
+                          float* dvalue, int64_t begin, int64_t end) {
+  REGARD_BY_ACTIVATION(kind, gated_backward, dy, gate, value, dgate, dvalue, begin, end)
 }
 
 }  // namespace REGARD_ISA_ID

@@ -36,6 +36,8 @@ const Kernels table = {
     norm_backward<false>,
     activation_forward,
     activation_backward,
+    gate_forward,
+    gate_backward,
     embedding_forward,
     embedding_backward,
     dropout,

@@ -121,6 +121,9 @@ struct Kernels {
   decltype(layer_norm_backward) rms_norm_backward;
   void (*activation_forward)(Activation, const float* x, float* y, int64_t begin, int64_t end);
   void (*activation_backward)(Activation, const float* dy, const float* x, float* dx, int64_t begin, int64_t end);
+  void (*gate_forward)(Activation, const float* gate, const float* value, float* y, int64_t begin, int64_t end);
+  void (*gate_backward)(Activation, const float* dy, const float* gate, const float* value, float* dgate, float* dvalue,
+                        int64_t begin, int64_t end);
   void (*embedding_forward)(const float* table, const int32_t* ids, int64_t dim, float scale, float* y,
                             int64_t row_begin, int64_t row_end);
   // adds scale * dy[i] to dtable[ids[i]] for ids in [id_begin, id_end), in the order of i

@@ -90,6 +90,36 @@ def activation_backward(dy: Floats, x: Floats, *, activation: Activation, worksp
     return dx
 
 
+def gate_forward(gate: Floats, value: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
+    """``activation(gate) * value``, element by element.
+
+    With silu the middle of a SwiGLU layer (Shazeer 2020, arXiv:2002.05202), with sigmoid the gate of a residual
+    connection (Parisotto et al. 2019, arXiv:1910.06764).
+
+    Parameters
+    ----------
+    gate, value : (n, dim) float32
+    activation : None, "relu", "gelu", "silu" or "sigmoid"
+
+    Returns
+    -------
+    y : (n, dim) float32
+    """
+    y = workspace.empty(shape_of("gate", gate, 2))
+    _core.gate_forward(choice("activation", activation, _ACTIVATIONS), gate, value, y)
+    return y
+
+
+def gate_backward(
+    dy: Floats, gate: Floats, value: Floats, *, activation: Activation, workspace: Workspace = NEW
+) -> tuple[Floats, Floats]:
+    """Gradients of :func:`gate_forward`: ``dgate`` and ``dvalue`` (n, dim)."""
+    shape = shape_of("gate", gate, 2)
+    dgate, dvalue = workspace.empty(shape), workspace.empty(shape)
+    _core.gate_backward(choice("activation", activation, _ACTIVATIONS), dy, gate, value, dgate, dvalue)
+    return dgate, dvalue
+
+
 def layer_norm_forward(
     x: Floats, weight: Floats, bias: Floats, *, eps: float = 1e-5, workspace: Workspace = NEW
 ) -> tuple[Floats, Floats, Floats]:
