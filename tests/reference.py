@@ -382,7 +382,22 @@ def attention_keep(rate: Any, sequence: int, head: int, n_q: int, n_k: int, dtyp
     return keep_factor(rate, np.broadcast_to(np.arange(n_k), (n_q, n_k)), rows, sequence, head, dtype)
 
 
-# ---- optimiser ----
+# ---- optimisers ----
+
+
+def sgd(weight, grad, buffer, *, learning_rate, momentum, weight_decay, grad_scale):
+    """The new weight, buffer."""
+    number = weight.dtype.type
+    buffer = number(momentum) * buffer + (number(grad_scale) * grad + number(weight_decay) * weight)
+    return weight - number(learning_rate) * buffer, buffer
+
+
+def adagrad(weight, grad, squares, *, learning_rate, eps, weight_decay, grad_scale):
+    """The new weight, squares."""
+    number = weight.dtype.type
+    g = number(grad_scale) * grad + number(weight_decay) * weight
+    squares = squares + g * g
+    return weight - number(learning_rate) * (g / (np.sqrt(squares) + number(eps))), squares
 
 
 def adam(weight, grad, m, v, *, step, learning_rate, beta1, beta2, eps, weight_decay, decoupled, grad_scale):

@@ -328,6 +328,8 @@ WRONG = [
     (lambda: ops.linear_backward(READ_ONLY, X, W, activation="relu"), ValueError, "saved: expected the array"),
     (lambda: ops.linear_backward(READ_ONLY, X, W, dbias=B[:3]), ValueError, "dbias: expected shape (5,), got (3,)"),
     (lambda: ops.activation_backward(X, W, activation="relu"), ValueError, "dy: expected shape (20,), got (12,)"),
+    (lambda: ops.activation_forward(X.T, activation="relu"), ValueError, "x: expected a C-contiguous array"),
+    (lambda: ops.activation_forward([1.0], activation="relu"), TypeError, "x: expected a NumPy array, got list"),
     (lambda: ops.gate_forward(X, W, activation="silu"), ValueError, "value: expected shape (3, 4), got (5, 4)"),
     (lambda: ops.gate_forward(B, B, activation="silu"), ValueError, "gate: expected 2 dimensions, got shape (5,)"),
     (

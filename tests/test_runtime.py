@@ -127,6 +127,10 @@ def everything():
     w, m, s = dy.copy(), np.zeros_like(dy), np.zeros_like(dy)
     ops.adam(w, found["relu"], m, s, step=1, learning_rate=0.1, weight_decay=0.1, decoupled=True)
     found |= {"adam": w, "m": m, "v": s, "squares": ops.sum_squares(dy)}
+    w, m, s, rows = dy.copy(), np.zeros_like(dy), np.zeros_like(dy), np.arange(0, len(dy), 2, dtype=np.int32)
+    ops.sgd(w, dy, m, learning_rate=0.1, momentum=0.9)
+    ops.adagrad(w, dy[rows], s, learning_rate=0.1, rows=rows)
+    found |= {"sgd, adagrad": w, "buffer": m, "adagrad's squares": s}
     return found
 
 

@@ -72,13 +72,31 @@ REGARD_API regard_status regard_embedding_backward(const float* dy, const int32_
 REGARD_API regard_status regard_dropout_apply(const regard_dropout*, const float* x, int64_t n, int64_t width,
                                               float* y);
 
+typedef struct regard_rows {  // the rows of a weight (n_rows, width), and of its state, that a step changes
+  const int32_t* rows;        // (n), strictly rising, or NULL: all rows. The gradient is (n, width) or (n_rows, width)
+  int64_t n, n_rows, width;
+} regard_rows;
+
+typedef struct regard_sgd {
+  double learning_rate, momentum, weight_decay, grad_scale;
+} regard_sgd;
+// buffer: NULL without momentum
+REGARD_API regard_status regard_sgd_step(const regard_sgd*, const regard_rows*, float* weight, const float* grad,
+                                         float* buffer);
+
+typedef struct regard_adagrad {
+  double learning_rate, eps, weight_decay, grad_scale;
+} regard_adagrad;
+REGARD_API regard_status regard_adagrad_step(const regard_adagrad*, const regard_rows*, float* weight,
+                                             const float* grad, float* squares);
+
 typedef struct regard_adam {
   double learning_rate, beta1, beta2, eps, weight_decay, grad_scale;
   int decoupled;  // AdamW
   int64_t step;   // 1, 2, ...
 } regard_adam;
-REGARD_API regard_status regard_adam_step(const regard_adam*, float* weight, const float* grad, float* m, float* v,
-                                          int64_t n);
+REGARD_API regard_status regard_adam_step(const regard_adam*, const regard_rows*, float* weight, const float* grad,
+                                          float* m, float* v);
 REGARD_API regard_status regard_sum_squares(const float* x, int64_t n, double* sum);
 
 }  // extern "C"

@@ -41,6 +41,8 @@ const Kernels table = {
     embedding_forward,
     embedding_backward,
     dropout,
+    sgd,
+    adagrad,
     adam,
     sum_squares,
 };

@@ -78,6 +78,14 @@ struct Linear {                    // y = activation(x W^T + b)
   Activation activation;
 };
 
+struct SgdStep {
+  float learning_rate, momentum, weight_decay, grad_scale;
+};
+
+struct AdagradStep {
+  float learning_rate, eps, weight_decay, grad_scale;
+};
+
 struct AdamStep {
   float learning_rate, beta1, beta2, eps;
   float keep1, keep2;  // 1 - beta, rounded once: 1 - 0.999f is off by 1e-5
@@ -130,7 +138,9 @@ struct Kernels {
   void (*embedding_backward)(const float* dy, const int32_t* ids, int64_t n, int64_t dim, float scale, float* dtable,
                              int64_t id_begin, int64_t id_end);
   void (*dropout)(const Dropout&, const float* x, int64_t width, float* y, int64_t row_begin, int64_t row_end);
-  void (*adam)(const AdamStep&, float* weight, const float* grad, float* m, float* v, int64_t begin, int64_t end);
+  void (*sgd)(const SgdStep&, float* weight, const float* grad, float* buffer, int64_t n);  // buffer may be null
+  void (*adagrad)(const AdagradStep&, float* weight, const float* grad, float* squares, int64_t n);
+  void (*adam)(const AdamStep&, float* weight, const float* grad, float* m, float* v, int64_t n);
   double (*sum_squares)(const float* x, int64_t begin, int64_t end);
 };
 

@@ -10,6 +10,16 @@ def activation_backward(
     activation: int, dy: NDArray[np.float32], x: NDArray[np.float32], dx: NDArray[np.float32]
 ) -> None: ...
 def activation_forward(activation: int, x: NDArray[np.float32], y: NDArray[np.float32]) -> None: ...
+def adagrad(
+    weight: NDArray[np.float32],
+    grad: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    learning_rate: float,
+    eps: float,
+    weight_decay: float,
+    grad_scale: float,
+    rows: NDArray[np.int32] | None,
+) -> None: ...
 def adam(
     weight: NDArray[np.float32],
     grad: NDArray[np.float32],
@@ -23,6 +33,7 @@ def adam(
     weight_decay: float,
     decoupled: bool,
     grad_scale: float,
+    rows: NDArray[np.int32] | None,
 ) -> None: ...
 def attention_backward(
     dout: NDArray[np.float32],
@@ -169,6 +180,16 @@ def rms_norm_forward(
 ) -> None: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(n: int) -> None: ...
+def sgd(
+    weight: NDArray[np.float32],
+    grad: NDArray[np.float32],
+    buffer: NDArray[np.float32] | None,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+    grad_scale: float,
+    rows: NDArray[np.int32] | None,
+) -> None: ...
 def sum_squares(x: NDArray[np.float32]) -> float: ...
 def topk(
     h: NDArray[np.float32],

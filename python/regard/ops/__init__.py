@@ -32,7 +32,7 @@ from regard.ops.layers import (
     rms_norm_backward,
     rms_norm_forward,
 )
-from regard.ops.optimizer import adam, sum_squares
+from regard.ops.optimizer import adagrad, adam, sgd, sum_squares
 from regard.workspace import NEW, Workspace
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Workspace",
     "activation_backward",
     "activation_forward",
+    "adagrad",
     "adam",
     "attention_backward",
     "attention_forward",
@@ -63,6 +64,7 @@ __all__ = [
     "rank_counts",
     "rms_norm_backward",
     "rms_norm_forward",
+    "sgd",
     "sum_squares",
     "topk",
 ]

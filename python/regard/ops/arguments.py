@@ -50,6 +50,15 @@ def shape_of(name: str, array: Any, dimensions: int) -> tuple[int, ...]:
     return tuple(array.shape)
 
 
+def flat(name: str, array: Any) -> NDArray[Any]:
+    """The array as a vector: the same memory, never a copy that changes would be lost in."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
+    return array.reshape(-1)
+
+
 def choice(name: str, value: str | None, allowed: Mapping[Any, int]) -> int:
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from regard import _core
-from regard.ops.arguments import Activation, Dropout, choice, shape_of
+from regard.ops.arguments import Activation, Dropout, choice, flat, shape_of
 from regard.workspace import NEW, Workspace
 
 if TYPE_CHECKING:
@@ -77,16 +77,17 @@ def activation_forward(x: Floats, *, activation: Activation, workspace: Workspac
     gelu is ``x Phi(x)`` (Hendrycks and Gimpel 2016, arXiv:1606.08415), silu ``x sigmoid(x)`` (Elfwing et al. 2017,
     arXiv:1702.03118).
     """
+    code, values = choice("activation", activation, _ACTIVATIONS), flat("x", x)
     y = workspace.empty(x.shape)
-    _core.activation_forward(choice("activation", activation, _ACTIVATIONS), x.reshape(-1), y.reshape(-1))
+    _core.activation_forward(code, values, y.reshape(-1))
     return y
 
 
 def activation_backward(dy: Floats, x: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
     """``dy`` times the slope at ``x`` (for relu the result serves as well as the input)."""
+    code, gradient, values = choice("activation", activation, _ACTIVATIONS), flat("dy", dy), flat("x", x)
     dx = workspace.empty(x.shape)
-    code = choice("activation", activation, _ACTIVATIONS)
-    _core.activation_backward(code, dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
+    _core.activation_backward(code, gradient, values, dx.reshape(-1))
     return dx
 
 
