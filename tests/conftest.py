@@ -1,6 +1,9 @@
-"""Fixtures for all tests: instruction sets, threads, the folder of data sets."""
+"""Fixtures for all tests: instruction sets, threads, the folder of data sets. Slow tests leave their results behind."""
 
+import datetime
+import json
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,3 +44,34 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets: {folder} is not a folder (set REGARD_DATA)")
     return folder
+
+
+SLOW_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "slow.json"
+_slow: dict[str, dict[str, object]] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What a slow test gives to `record_property` is kept, with how it ended."""
+    if "slow" in report.keywords and report.when == "call":
+        _slow[report.nodeid] = {
+            "outcome": report.outcome,
+            "seconds": round(report.duration, 1),
+            **dict(report.user_properties),
+            "machine": f"{_processor()}, {_core.num_threads()} threads, {_core.isa()}",
+            "date": datetime.date.today().isoformat(),
+        }
+
+
+def pytest_sessionfinish() -> None:
+    if _slow:
+        known = json.loads(SLOW_RESULTS.read_text()) if SLOW_RESULTS.exists() else {}
+        temporary = SLOW_RESULTS.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(dict(sorted((known | _slow).items())), indent=1) + "\n")
+        os.replace(temporary, SLOW_RESULTS)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()

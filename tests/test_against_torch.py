@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regard.layers import Run, forward
-from regard.losses import softmax
+from regard.losses import LOSSES, Sampler
 from regard.models.self_attention import SelfAttentionRecommender
 from regard.workspace import NEW
 
@@ -27,8 +27,14 @@ def torch_hidden(model, params, sequence):
         return functional.linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
 
     def norm(x, name):
+        if model.norm == "rms":
+            return functional.rms_norm(x, (model.dim,), params[f"{name}.weight"], 1e-6)
         return functional.layer_norm(x, (model.dim,), params[f"{name}.weight"], params[f"{name}.bias"], 1e-6)
 
+    def add(x, y, name):
+        return x + (torch.sigmoid(linear(x, name)) * y if model.residual == "gate" else y)
+
+    activation = {"relu": torch.relu, "gelu": functional.gelu, "silu": functional.silu}[model.activation]
     n = len(sequence)
     place = torch.arange(n)
     x = params["items.weight"][torch.as_tensor(sequence, dtype=torch.long)] * math.sqrt(model.dim)
@@ -45,18 +51,48 @@ def torch_hidden(model, params, sequence):
         if model.positions == "relative":
             mask = mask + params[f"{name}.attention.distance_bias"][:, (place[:, None] - place[None]).clamp(min=0)]
         a = functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask[None])[0]
-        x = x + linear(a.transpose(0, 1).reshape(n, -1), f"{name}.attention.out")
-        y = linear(norm(x, f"{name}.ffn_norm"), f"{name}.ffn.1")
-        y = torch.relu(y) if model.activation == "relu" else functional.gelu(y)
-        x = x + linear(y, f"{name}.ffn.2")
+        x = add(x, linear(a.transpose(0, 1).reshape(n, -1), f"{name}.attention.out"), f"{name}.attention_gate")
+        y = norm(x, f"{name}.ffn_norm")
+        if model.ffn == "gated":
+            y = activation(linear(y, f"{name}.ffn.gate")) * linear(y, f"{name}.ffn.1")
+        else:
+            y = activation(linear(y, f"{name}.ffn.1"))
+        x = add(x, linear(y, f"{name}.ffn.2"), f"{name}.ffn_gate")
     return norm(x, "norm")
 
 
+def torch_loss(name, hidden, table, targets, negatives):
+    """The mean over places, each with its own list of candidates."""
+    targets = torch.as_tensor(targets, dtype=torch.long)
+    if name == "softmax":
+        return functional.cross_entropy(hidden @ table.T, targets)
+    rows = torch.as_tensor(negatives.rows, dtype=torch.long)
+    losses = []
+    for h, target in zip(hidden, targets, strict=True):
+        kept = rows != target
+        positive, scores = h @ table[target], table[rows[kept]] @ h
+        if name == "sampled_softmax":
+            corrected = scores - torch.as_tensor(negatives.log_expected)[kept]
+            losses.append(torch.logsumexp(torch.cat([positive[None], corrected]), 0) - positive)
+        else:
+            beta = negatives.beta if name == "gbce" else 1.0
+            total = beta * functional.logsigmoid(positive) + functional.logsigmoid(-scores).sum()
+            losses.append(-total / (1 + kept.sum()))
+    return torch.stack(losses).mean()
+
+
+SHAPES = [
+    {"dim": 64, "n_blocks": 2},
+    {"dim": 24, "n_blocks": 1, "n_heads": 3, "ffn_dim": 40, "activation": "gelu"},
+    {"dim": 32, "n_blocks": 2, "norm": "rms", "ffn": "gated", "activation": "silu", "residual": "gate"},
+    {"dim": 32, "n_blocks": 1, "output_table": "separate", "ffn": "gated", "activation": "gelu"},
+]
+
+
 @pytest.mark.parametrize("positions", ["absolute", "relative", "none"])
-@pytest.mark.parametrize(
-    "shape", [{"dim": 64, "n_blocks": 2}, {"dim": 24, "n_blocks": 1, "n_heads": 3, "ffn_dim": 40, "activation": "gelu"}]
-)
-def test_loss_and_all_gradients_equal_those_of_torch_in_float64(positions, shape, isa):
+@pytest.mark.parametrize("shape", SHAPES, ids=range(len(SHAPES)))
+@pytest.mark.parametrize("loss_name", list(LOSSES))
+def test_loss_and_all_gradients_equal_those_of_torch_in_float64(positions, shape, loss_name, isa):
     model = SelfAttentionRecommender(
         max_len=60, dropout=0.0, positions=positions, precision="highest", random_state=3, **shape
     )
@@ -69,17 +105,20 @@ def test_loss_and_all_gradients_equal_those_of_torch_in_float64(positions, shape
     items = rng.integers(0, N_ITEMS, offsets[-1]).astype(np.int32)
     targets = rng.integers(0, N_ITEMS, offsets[-1]).astype(np.int32)
 
+    sampler = Sampler(np.ones(N_ITEMS), n_negatives=50, distribution="popularity", logq_correction=True, gbce_t=0.8)
+    negatives = sampler.draw(0, 1)
+
     grads = {name: np.zeros_like(weight) for name, weight in params.items()}
     run = Run(items, offsets, params, grads)
     h, backward = forward(model.steps(), run)
-    table = grads["items.weight"]
-    loss, dh = softmax(h, params["items.weight"], targets, table, precision="highest", ws=NEW)
+    scored = model.steps()[-1]["table"]
+    loss, dh = LOSSES[loss_name](h, params[scored], targets, negatives, grads[scored], precision="highest", ws=NEW)
     backward(dh)
 
     judged = {name: torch.tensor(weight, dtype=torch.float64, requires_grad=True) for name, weight in params.items()}
     rows = [torch_hidden(model, judged, items[a:b]) for a, b in itertools.pairwise(offsets)]
     hidden = torch.cat(rows)
-    expected = functional.cross_entropy(hidden @ judged["items.weight"].T, torch.as_tensor(targets, dtype=torch.long))
+    expected = torch_loss(loss_name, hidden, judged[scored], targets, negatives)
     expected.backward()
 
     # float32 against float64: rounding of 2 blocks, relative to the largest value

@@ -11,14 +11,18 @@ kind     what it does (x is (total, dim), all sequences one after another)
 embed    rows of ``table`` for the items, times ``scale``
 position adds ``weight[p]``, p = place in the sequence counted from its start
 norm     layer norm with ``weight``, ``bias``, ``eps``
+rms_norm root mean square norm with ``weight``, ``eps``
 linear   ``activation(x W' + b)``
+gated    ``activation(x W' + b) * (x V' + c)``: two linear maps ``gate`` and ``value`` (``.weight``, ``.bias``)
 attention causal self-attention: three linear maps ``query``, ``key``, ``value`` (``.weight``, ``.bias``), ``heads``,
          optional ``distance_bias`` table, ``dropout`` on the weights
 dropout  with rate ``p``, in training
 save     remembers x
 add      adds the x that the last open ``save`` remembered
+gate_add adds to it ``sigmoid(saved W' + b) * x``
 last     keeps the last row of each sequence, in x and in what is saved; in training, where every place is
          predicted, does nothing
+score    the end: x is compared with the rows of ``table``, in training by the loss, in serving by the top-k
 ======== ==================================================================================================
 """
 
@@ -134,6 +138,17 @@ def norm(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     return y, backward
 
 
+def rms_norm(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    name = step["weight"]
+    weight = run.params[name]
+    y, rstd = ops.rms_norm_forward(x, weight, eps=step["eps"], workspace=run.ws)
+
+    def backward(dy: Array) -> Array:
+        return ops.rms_norm_backward(dy, x, weight, rstd, dweight=run.add_grad(name), workspace=run.ws)[0]
+
+    return y, backward
+
+
 def linear(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     weight, bias, activation = step["weight"], step["bias"], step["activation"]
     y, saved = ops.linear_forward(x, run.params[weight], run.params[bias], activation=activation, workspace=run.ws)
@@ -153,13 +168,33 @@ def linear(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     return y, backward
 
 
+def _linear_maps(x: Array, names: list[str], run: Run) -> tuple[list[Array], Callable[[list[Array]], Array]]:
+    """The same x through several linear maps; the backward function takes the gradient of each."""
+    maps: list[Step] = [{"weight": f"{name}.weight", "bias": f"{name}.bias", "activation": None} for name in names]
+    results, backwards = zip(*(linear(x, one, run) for one in maps), strict=True)
+
+    def backward(gradients: list[Array]) -> Array:
+        dx: Array = backwards[0](gradients[0])
+        for gradient, back in zip(gradients[1:], backwards[1:], strict=True):
+            dx += back(gradient)
+        return dx
+
+    return list(results), backward
+
+
+def gated(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    activation = step["activation"]
+    (gate, value), maps_backward = _linear_maps(x, [step["gate"], step["value"]], run)
+
+    def backward(dy: Array) -> Array:
+        return maps_backward(list(ops.gate_backward(dy, gate, value, activation=activation, workspace=run.ws)))
+
+    return ops.gate_forward(gate, value, activation=activation, workspace=run.ws), backward
+
+
 def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     heads, cu = step["heads"], run.cu_seqlens
-    maps: list[Step] = [
-        {"weight": f"{step[part]}.weight", "bias": f"{step[part]}.bias", "activation": None}
-        for part in ("query", "key", "value")
-    ]
-    results, backwards = zip(*(linear(x, one, run) for one in maps), strict=True)
+    results, maps_backward = _linear_maps(x, [step[part] for part in ("query", "key", "value")], run)
     q, k, v = (y.reshape(len(y), heads, -1) for y in results)
     table = step.get("distance_bias")
     how: dict[str, Any] = {"causal": True, "dropout": run.drop(step["dropout"]), "workspace": run.ws}
@@ -170,10 +205,7 @@ def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
         dbias = None if table is None else run.add_grad(table)
         dout = dy.reshape(out.shape)
         dq, dk, dv, _ = ops.attention_backward(dout, q, k, v, out, lse, cu, cu, **how, dbias=dbias)
-        dx: Array = backwards[0](dq.reshape(x.shape[0], -1))
-        for gradient, back in ((dk, backwards[1]), (dv, backwards[2])):
-            dx += back(gradient.reshape(x.shape[0], -1))
-        return dx
+        return maps_backward([gradient.reshape(len(x), -1) for gradient in (dq, dk, dv)])
 
     return out.reshape(len(x), -1), backward
 
@@ -206,12 +238,33 @@ def add(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     return y, backward
 
 
+def gate_add(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    """The output gate of Parisotto et al. 2019, arXiv:1910.06764, table 1."""
+    saved = run.saved.pop()
+    gate, linear_backward = linear(saved, step | {"activation": None}, run)
+    y = ops.gate_forward(gate, x, activation="sigmoid", workspace=run.ws)
+    y += saved
+
+    def backward(dy: Array) -> Array:
+        dgate, dx = ops.gate_backward(dy, gate, x, activation="sigmoid", workspace=run.ws)
+        dsaved = linear_backward(dgate)
+        dsaved += dy
+        run.saved_grads.append(dsaved)
+        return dx
+
+    return y, backward
+
+
 def last(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     if run.training:
         return x, _same
     newest = run.cu_seqlens[1:] - 1
     run.saved = [saved[newest] for saved in run.saved]
     return x[newest], _same
+
+
+def score(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    return x, _same
 
 
 def _same(dy: Array) -> Array:
@@ -222,10 +275,14 @@ KINDS: dict[str, Callable[[Array, Step, Run], tuple[Array, Backward]]] = {
     "embed": embed,
     "position": position,
     "norm": norm,
+    "rms_norm": rms_norm,
     "linear": linear,
+    "gated": gated,
     "attention": attention,
     "dropout": dropout,
     "save": save,
     "add": add,
+    "gate_add": gate_add,
     "last": last,
+    "score": score,
 }

@@ -3,22 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from regard import ops
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from regard.workspace import Workspace
 
     Array = NDArray[np.float32]
+    Ints = NDArray[np.int32]
     Loss = Callable[..., tuple[float, Array]]
 
 
+class Negatives(NamedTuple):
+    """Items drawn once for a batch, against which every place of it is compared.
+
+    Attributes
+    ----------
+    rows : (n_negatives,) int32
+    log_expected : (n_negatives,) float32 or None
+        Log of how often each is expected among the draws: the logQ correction of the sampled softmax.
+    beta : float
+        Exponent on the positive's probability in gBCE.
+    """
+
+    rows: Ints
+    log_expected: Array | None
+    beta: float
+
+
+class Sampler:
+    """Draws the negatives of each step, with replacement; the same for the same seed and step.
+
+    Parameters
+    ----------
+    popularity : (n_items,) counts
+    n_negatives : int
+    distribution : "uniform" or "popularity"
+        All items alike, or in proportion to their events (at least one each, so that new items are drawn too).
+    logq_correction : bool
+    gbce_t : float from 0 to 1
+        0 makes gBCE plain BCE; 1 calibrates it fully.
+    """
+
+    def __init__(
+        self,
+        popularity: NDArray[np.int64],
+        *,
+        n_negatives: int,
+        distribution: str,
+        logq_correction: bool,
+        gbce_t: float,
+    ) -> None:
+        n_items = len(popularity)
+        self.n_items, self.n_negatives, self.logq_correction = n_items, n_negatives, logq_correction
+        self.cumulative = np.cumsum(np.maximum(popularity, 1)) if distribution == "popularity" else None
+        # Petrov and Macdonald 2023, eq. 10: alpha is the share of the other items that is drawn.
+        alpha = min(1.0, n_negatives / max(1, n_items - 1))
+        self.beta = alpha * (gbce_t * (1 - 1 / alpha) + 1 / alpha)
+
+    def draw(self, seed: int, step: int) -> Negatives:
+        """The negatives of one step."""
+        rng = np.random.default_rng([seed, step, _STREAM])
+        if self.cumulative is None:
+            rows = rng.integers(0, self.n_items, self.n_negatives, np.int32)
+            share = np.full(self.n_negatives, 1 / self.n_items)
+        else:
+            total = self.cumulative[-1]
+            rows = np.searchsorted(self.cumulative, rng.integers(0, total, self.n_negatives), "right").astype(np.int32)
+            share = (self.cumulative[rows] - np.where(rows > 0, self.cumulative[rows - 1], 0)) / total
+        log_expected = np.log(self.n_negatives * share).astype(np.float32) if self.logq_correction else None
+        return Negatives(rows, log_expected, self.beta)
+
+
+_STREAM = 1  # keeps these random numbers apart from those of the batches
+
+
 def softmax(
-    h: Array, items: Array, targets: NDArray[np.int32], ditems: Array, *, precision: ops.Precision, ws: Workspace
+    h: Array, items: Array, targets: Ints, negatives: None, ditems: Array, *, precision: ops.Precision, ws: Workspace
 ) -> tuple[float, Array]:
     """Mean cross-entropy over the whole catalogue at every place.
 
@@ -28,6 +94,7 @@ def softmax(
     items, ditems : (n_items, dim) float32
         The item table, and where its gradient is added.
     targets : (n,) int32
+    negatives : None here, `Negatives` in the losses that sample
 
     Returns
     -------
@@ -44,4 +111,40 @@ def softmax(
     return loss, dh
 
 
-LOSSES: dict[str, Loss] = {"softmax": softmax}
+def sampled_softmax(
+    h: Array, items: Array, targets: Ints, negatives: Negatives, ditems: Array, *, precision: object, ws: Workspace
+) -> tuple[float, Array]:
+    """Cross-entropy over the target and the negatives; with the logQ correction the sum over them estimates that over
+    the whole catalogue (Bengio and Senécal 2008, "Adaptive Importance Sampling")."""
+    loss, dh, _ = ops.sampled_loss_value_and_grad(
+        h,
+        items,
+        targets,
+        negatives.rows,
+        log_expected=negatives.log_expected,
+        ditem_vectors=ditems,
+        workspace=ws,
+    )
+    return loss, dh
+
+
+def bce(
+    h: Array, items: Array, targets: Ints, negatives: Negatives, ditems: Array, *, precision: object, ws: Workspace
+) -> tuple[float, Array]:
+    """Binary cross-entropy: the target is 1, each negative 0 (Kang and McAuley 2018, eq. 6, with more negatives)."""
+    return gbce(h, items, targets, negatives._replace(beta=1.0), ditems, precision=precision, ws=ws)
+
+
+def gbce(
+    h: Array, items: Array, targets: Ints, negatives: Negatives, ditems: Array, *, precision: object, ws: Workspace
+) -> tuple[float, Array]:
+    """BCE with the positive's probability to the power ``beta``, against the overconfidence that sampling brings
+    (Petrov and Macdonald 2023, "gSASRec", arXiv:2308.07192)."""
+    loss, dh, _ = ops.sampled_loss_value_and_grad(
+        h, items, targets, negatives.rows, loss="bce", beta=negatives.beta, ditem_vectors=ditems, workspace=ws
+    )
+    return loss, dh
+
+
+LOSSES: dict[str, Loss] = {"softmax": softmax, "sampled_softmax": sampled_softmax, "bce": bce, "gbce": gbce}
+SAMPLED = ("sampled_softmax", "bce", "gbce")

@@ -1,9 +1,10 @@
 """The model file: safetensors, written whole or not at all, read without executing anything.
 
 Metadata ``regard`` is JSON: ``format_version`` (major.minor), ``regard_version``, ``kind``, settings, the list of
-steps, and ``sha256`` of every tensor. Tensors: the parameters; ``ids.items`` (int64, sorted) or ``ids.items.bytes`` and
-``ids.items.offsets`` (UTF-8, sorted); ``ids.titles.*`` where titles are known; ``popularity``. Ids are sorted, so a
-look-up is a binary search in the mapped file: no index is stored and none is built.
+steps, and ``sha256`` of every tensor; metadata ``sha256`` is that of this JSON. Tensors: the parameters; ``ids.items``
+(int64, sorted) or ``ids.items.bytes`` and ``ids.items.offsets`` (UTF-8, sorted); ``ids.titles.*`` where titles are
+known; ``popularity``. Ids are sorted, so a look-up is a binary search in the mapped file: no index is stored and none
+is built.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ import hashlib
 import itertools
 import json
 import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regard import _core
+from regard import _core, tensor_file
+from regard.tensor_file import digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,29 +51,16 @@ def write(
     titles: Array | None,
     popularity: NDArray[np.int64],
 ) -> None:
-    """Write to a temporary name in the same folder, sync, rename: a reader sees the old file or the new one."""
-    from safetensors.numpy import save_file  # noqa: PLC0415
-
-    tensors: dict[str, Array] = {name: np.ascontiguousarray(weight) for name, weight in params.items()}
+    """Write a model file, whole or not at all; see `regard.tensor_file.write`."""
+    tensors: dict[str, Array] = dict(params)
     tensors |= _pack_strings(_ITEMS, item_ids) if item_ids.dtype.kind == "U" else {_ITEMS: item_ids}
     if titles is not None:
         tensors |= _pack_strings(_TITLES, titles)
     tensors[_POPULARITY] = popularity
-    digests = {name: _digest(tensor) for name, tensor in tensors.items()}
+    digests = {name: digest(tensor) for name, tensor in tensors.items()}
     versions = {"format_version": f"{FORMAT[0]}.{FORMAT[1]}", "regard_version": _core.version()}
     text = json.dumps({**versions, **header, "sha256": digests})
-
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, {"regard": text})
-        _sync(temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync(target.parent)
+    tensor_file.write(path, tensors, {"regard": text, "sha256": _text_digest(text)})
 
 
 def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
@@ -91,21 +78,12 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
     ValueError
         Truncated or damaged, not a regard model, or of a newer major format: the message says which.
     """
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
     name = os.fspath(path)
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"{name}: no such model file")
-    try:
-        with safe_open(name, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name}: truncated or damaged, or not a safetensors file ({error})") from None
+    metadata, tensors = tensor_file.read(name)
     header = _header(name, metadata)
     if verify:
         for key, tensor in tensors.items():
-            if header["sha256"].get(key) != _digest(tensor):
+            if header["sha256"].get(key) != digest(tensor):
                 raise ValueError(f"{name}: tensor {key!r} does not have the digest in the header: the file is damaged")
     item_ids = _take_ids(name, _ITEMS, tensors)
     titles = _take_strings(name, _TITLES, tensors) if f"{_TITLES}.bytes" in tensors else None
@@ -131,7 +109,8 @@ def check_shapes(content: Content, expected: dict[str, tuple[int, ...]]) -> None
 
 def _header(path: str, metadata: dict[str, str]) -> dict[str, Any]:
     try:
-        header = json.loads(metadata["regard"])
+        text = metadata["regard"]
+        header = json.loads(text)
         major, _ = (int(part) for part in header["format_version"].split("."))
     except KeyError:
         raise ValueError(f"{path}: not a regard model: a safetensors file without a `regard` entry") from None
@@ -142,6 +121,8 @@ def _header(path: str, metadata: dict[str, str]) -> dict[str, Any]:
             f"{path}: format {header['format_version']}, written by regard {header.get('regard_version')}; "
             f"this version reads up to {FORMAT[0]}.x: a newer regard is needed"
         )
+    if metadata.get("sha256") != _text_digest(text):
+        raise ValueError(f"{path}: the header does not have the digest beside it: the file is damaged")
     for key, kind in {"kind": str, "settings": dict, "steps": list, "sha256": dict}.items():
         if not isinstance(header.get(key), kind):
             raise ValueError(f"{path}: the header is damaged ({key}: expected a {kind.__name__})")
@@ -181,13 +162,5 @@ def _take_strings(path: str, name: str, tensors: dict[str, Array]) -> Array:
         raise ValueError(f"{path}: {name}: not UTF-8 ({error}): the file is damaged") from None
 
 
-def _digest(tensor: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(tensor).data).hexdigest()
-
-
-def _sync(path: str | os.PathLike[str]) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

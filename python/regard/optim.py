@@ -1,9 +1,10 @@
-"""The optimiser loop's arithmetic: clipping, schedules, Adam over named parameters."""
+"""The optimiser loop's arithmetic: clipping, schedules, update rules over named parameters."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from regard import ops
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Parameters = dict[str, NDArray[np.float32]]
+    Array = NDArray[np.float32]
+    Parameters = dict[str, Array]
+    Rows = Mapping[str, NDArray[np.int32]]
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -25,52 +28,96 @@ def learning_rate_factor(step: int, total: int, *, schedule: str = "constant", w
     return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[schedule]
 
 
-class Adam:
-    """Adam (Kingma and Ba 2014), or AdamW (Loshchilov and Hutter 2017) when ``weight_decay`` is not 0.
+class Optimizer:
+    """Base of the update rules.
 
     Parameters
     ----------
     params : dict of float32 arrays, changed in place
-    learning_rate, beta1, beta2, eps, weight_decay : float
+    learning_rate, weight_decay : float
         Weight decay leaves vectors (norms, biases) alone.
     max_norm : float or None
         Gradients are scaled down to this global norm.
+
+    Attributes
+    ----------
+    state : dict of tuples of arrays
+        What the rule remembers of each parameter, shaped like it.
+    step_count : int
     """
+
+    n_states: ClassVar[int] = 0
 
     def __init__(
         self,
         params: Parameters,
         *,
         learning_rate: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
         weight_decay: float = 0.0,
         max_norm: float | None = None,
     ) -> None:
         self.params = params
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
-        self.moments = {name: (np.zeros_like(w), np.zeros_like(w)) for name, w in params.items()}
+        self.state = {name: tuple(np.zeros_like(w) for _ in range(self.n_states)) for name, w in params.items()}
         self.step_count = 0
 
-    def step(self, grads: Parameters, factor: float = 1.0) -> float:
-        """One step with ``factor * learning_rate``; returns the norm of the gradient before clipping."""
+    def step(self, grads: Parameters, factor: float = 1.0, rows: Rows | None = None) -> float:
+        """One step with ``factor * learning_rate``.
+
+        Parameters
+        ----------
+        grads : gradient of every parameter
+        factor : float
+        rows : dict, optional
+            For a parameter named here ``grads`` has these rows (sorted, without repeats) and no others; only they and
+            their state are changed.
+
+        Returns
+        -------
+        float
+            The norm of the gradient before clipping.
+        """
         self.step_count += 1
         norm = math.sqrt(sum(ops.sum_squares(grads[name]) for name in self.params))
-        clip = 1.0 if self.max_norm is None or norm <= self.max_norm else self.max_norm / norm
+        how: dict[str, Any] = {
+            "learning_rate": self.learning_rate * factor,
+            "grad_scale": 1.0 if self.max_norm is None or norm <= self.max_norm else self.max_norm / norm,
+        }
         for name, weight in self.params.items():
-            ops.adam(
-                weight,
-                grads[name],
-                *self.moments[name],
-                step=self.step_count,
-                learning_rate=self.learning_rate * factor,
-                beta1=self.beta1,
-                beta2=self.beta2,
-                eps=self.eps,
-                weight_decay=self.weight_decay if weight.ndim > 1 else 0.0,
-                decoupled=True,
-                grad_scale=clip,
-            )
+            decay = self.weight_decay if weight.ndim > 1 else 0.0
+            self._update(weight, grads[name], self.state[name], rows=(rows or {}).get(name), weight_decay=decay, **how)
         return norm
+
+    def _update(self, weight: Array, grad: Array, state: tuple[Array, ...], **how: Any) -> None:
+        raise NotImplementedError
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2014) with beta 0.9 and 0.999; AdamW (Loshchilov and Hutter 2017) when there is decay.
+
+    On touched rows the moments of other rows stay as they are.
+    """
+
+    n_states = 2
+
+    def _update(self, weight: Array, grad: Array, state: tuple[Array, ...], **how: Any) -> None:
+        ops.adam(weight, grad, *state, step=self.step_count, decoupled=True, **how)
+
+
+class Adagrad(Optimizer):
+    """Adagrad (Duchi, Hazan and Singer 2011)."""
+
+    n_states = 1
+
+    def _update(self, weight: Array, grad: Array, state: tuple[Array, ...], **how: Any) -> None:
+        ops.adagrad(weight, grad, *state, **how)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent."""
+
+    def _update(self, weight: Array, grad: Array, state: tuple[Array, ...], **how: Any) -> None:
+        ops.sgd(weight, grad, **how)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}

@@ -144,9 +144,10 @@ class Recommender:
         known, empty = np.flatnonzero(histories.lengths), np.flatnonzero(histories.lengths == 0)
         if len(known):
             rows[known], scores[known] = self._top_k(histories.take(known), k, take(allow, known), take(deny, known))
-        if len(empty):
-            popular = masked(self._popularity_scores(len(empty)), take(allow, empty), take(deny, empty))
-            rows[empty], scores[empty] = best(popular, k)
+        for part in blocks(len(empty), self._dense_rows):
+            some = empty[part]
+            popular = masked(self._popularity_scores(len(some)), take(allow, some), take(deny, some))
+            rows[some], scores[some] = best(popular, k)
         return rows, scores
 
     def _ranks_for(self, histories: Ragged, targets: Ragged, deny: Ragged | None) -> np.ndarray:
@@ -155,10 +156,18 @@ class Recommender:
         of_known = (histories.lengths > 0)[targets.row_of]
         if len(known):
             ranks[of_known] = self._ranks(histories.take(known), targets.take(known), take(deny, known))
-        if len(empty):
-            popular = masked(self._popularity_scores(len(empty)), None, take(deny, empty))
-            ranks[~of_known] = expected_ranks(popular, targets.take(empty))
+        of_empty = np.flatnonzero(~of_known)
+        for part in blocks(len(empty), self._dense_rows):
+            some = targets.take(empty[part])
+            popular = masked(self._popularity_scores(len(some)), None, take(deny, empty[part]))
+            places, of_empty = of_empty[: len(some.values)], of_empty[len(some.values) :]
+            ranks[places] = expected_ranks(popular, some)
         return ranks
+
+    @property
+    def _dense_rows(self) -> int:
+        """How many rows of scores of the whole catalogue exist at a time: 64 MB of them."""
+        return max(1, min(BLOCK, 2**24 // max(1, len(self.item_ids_))))
 
     def _popularity_scores(self, n: int) -> np.ndarray:
         return np.repeat(self.popularity_[None].astype(np.float32), n, axis=0)
@@ -248,7 +257,7 @@ class Recommender:
             raise ValueError(f"item_ids: {unknown} is not among the {len(self.item_ids_):,} items of the model")
         items = np.full((len(rows), k), -1, np.int32)
         scores = np.full((len(rows), k), -np.inf, np.float32)
-        for block in blocks(len(rows)):
+        for block in blocks(len(rows), self._dense_rows):
             itself = Ragged.from_lengths(rows[block], np.ones(len(rows[block]), np.int64))
             items[block], scores[block] = best(masked(self._item_similarities(rows[block]), None, itself), k)
         flags = np.where((items < 0).any(axis=1), SHORT, OK).astype(np.uint8)
@@ -292,12 +301,15 @@ class Recommender:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
 
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "item_ids_"):
+            raise RuntimeError(f"this {type(self).__name__} is not fitted yet: call fit first")
+
     # ---- between ids and rows ---------------------------------------------------------------------------------
 
     def _rows_of_histories(self, histories: Any) -> tuple[Ragged, np.ndarray]:
         """Known events as rows, and how many were unknown in each history."""
-        if not hasattr(self, "item_ids_"):
-            raise RuntimeError(f"this {type(self).__name__} is not fitted yet: call fit first")
+        self._check_fitted()
         ids, _ = id_lists("histories", histories, self.item_ids_)
         known = drop_unknown(ids.lengths, rows_of(ids.values, self.item_ids_))
         return known, ids.lengths - known.lengths
@@ -384,7 +396,7 @@ def expected_ranks(scores: np.ndarray, targets: Ragged) -> np.ndarray:
     """``1 + above + equal / 2`` of each target among the scores of its row, the target itself not counted."""
     ranks = np.empty(len(targets.values))
     rows = targets.row_of
-    for block in blocks(len(ranks)):
+    for block in blocks(len(ranks), max(1, min(BLOCK, 2**24 // scores.shape[1]))):
         row = rows[block]
         target = scores[row, targets.values[block], None]
         above = (scores[row] > target).sum(axis=1)

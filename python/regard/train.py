@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from regard import ops
 from regard.layers import Run, Step, forward
-from regard.losses import LOSSES
-from regard.optim import SCHEDULES, Adam, learning_rate_factor
-from regard.ragged import Ragged
+from regard.losses import LOSSES, SAMPLED, Sampler
+from regard.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
 from regard.workspace import Workspace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Parameters = dict[str, NDArray[np.float32]]
+    from regard.checkpoint import Checkpoint
+    from regard.ragged import Ragged
+
+    Array = NDArray[np.float32]
+    Parameters = dict[str, Array]
 
 Callback = Callable[[dict[str, Any]], object]
 
@@ -31,6 +35,11 @@ class Settings:
     max_len: int
     windows: str
     loss: str
+    n_negatives: int
+    negatives: str
+    logq_correction: bool
+    gbce_t: float
+    optimizer: str
     learning_rate: float
     weight_decay: float
     max_norm: float | None
@@ -40,18 +49,30 @@ class Settings:
     epochs: int
     patience: int
     precision: Any
-    seed: int
+    random_state: int
 
     def __post_init__(self) -> None:
-        for name in ("max_len", "batch_size", "epochs", "patience"):
+        for name in ("max_len", "batch_size", "epochs", "patience", "n_negatives"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        choices = {"windows": ("last", "random"), "loss": tuple(LOSSES), "schedule": SCHEDULES}
+        choices: dict[str, Iterable[str]] = {
+            "windows": ("last", "random"),
+            "loss": LOSSES,
+            "negatives": ("uniform", "popularity"),
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: expected above 0, got {self.learning_rate}")
+        for name in ("learning_rate", *(["max_norm"] if self.max_norm is not None else [])):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
+        for name in ("weight_decay", "random_state", *(["warmup_steps"] if self.warmup_steps is not None else [])):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if not 0 <= self.gbce_t <= 1:
+            raise ValueError(f"gbce_t: expected from 0 to 1, got {self.gbce_t}")
 
 
 @dataclass
@@ -70,9 +91,11 @@ def train(
     sequences: Ragged,
     settings: Settings,
     *,
+    popularity: NDArray[np.int64],
     validate: Callable[[Parameters], float] | None = None,
     callbacks: Iterable[Callback] = (),
     progress: bool | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train on every place of every sequence.
 
@@ -82,103 +105,223 @@ def train(
     sequences : Ragged of item rows, oldest first
         ``max_len + 1`` events of each are used in an epoch: the last, or (``windows="random"``) any that follow each
         other. Sequences of one event are left out.
+    popularity : (n_items,) counts, for losses that draw negatives
     validate : parameters -> a metric of which more is better; after every epoch
         With it the best epoch's parameters are returned and training stops after ``patience`` epochs without a better
         one; without it all epochs are run.
     callbacks : called with the epoch's history entry; a true result stops the training
     progress : bool, default None: when standard error is a terminal
+    checkpoint : where the run is kept; an unfinished run that is there goes on, a finished one is returned
 
     Notes
     -----
     Ctrl-C ends the loop; what was best so far is returned. The same seed gives the same bits for any number of threads.
+    Memory: the parameters, their gradients, the optimiser's state, one batch, and with ``validate`` a copy of the best
+    parameters. A loss that draws negatives needs the gradient of those rows of the item tables only that a batch has.
     """
-    sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
-    if len(sequences) == 0:
-        raise ValueError("training data: expected at least one user with two events or more, got none")
-    grads = {name: np.zeros_like(weight) for name, weight in params.items()}
-    optimizer = Adam(
-        params,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        max_norm=settings.max_norm,
-    )
-    ws = Workspace()
-    n_batches = -(-len(sequences) // settings.batch_size)
-    spare = np.maximum(sequences.lengths - (settings.max_len + 1), 0) if settings.windows == "random" else None
-    n_steps = settings.epochs * n_batches
-    warmup = min(100, n_steps // 20) if settings.warmup_steps is None else settings.warmup_steps
-    line = Progress(settings.epochs, n_batches, progress)
-    outcome = Outcome(_copy(params), 0, [], interrupted=False)
-    best = -np.inf
+    run = Training(steps, params, sequences, settings, popularity)
+    if checkpoint is not None:
+        checkpoint.restore(run)
+    callbacks = list(callbacks)
+    line = Progress(settings.epochs, run.n_batches, progress)
+    interrupted = False
     try:
-        for epoch in range(1, settings.epochs + 1):
-            start, losses, events = time.perf_counter(), 0.0, 0
-            rng = np.random.default_rng([settings.seed, epoch])
-            order = rng.permutation(len(sequences))
-            ends = sequences.lengths if spare is None else sequences.lengths - rng.integers(0, spare + 1)
-            windows = sequences.head(ends).tail(settings.max_len + 1)
-            for number, chosen in enumerate(np.array_split(order, n_batches), 1):
-                run, targets = _batch(windows.take(chosen), params, grads, settings.seed, optimizer.step_count + 1, ws)
-                loss = _gradients(steps, run, targets, settings)
-                factor = learning_rate_factor(run.step, n_steps, schedule=settings.schedule, warmup_steps=warmup)
-                optimizer.step(grads, factor)
-                losses += loss * len(targets)
-                events += len(targets)
-                line.batch(epoch, number, losses / events, events / (time.perf_counter() - start))
-            if not np.isfinite(losses):
-                raise FloatingPointError(f"loss: not finite in epoch {epoch}; try a smaller learning_rate")
-            trained = time.perf_counter() - start
-            metric = None if validate is None else validate(params)
-            entry = {
-                "epoch": epoch,
-                "loss": losses / events,
-                "metric": metric,
-                "events_per_second": events / trained,
-                "seconds": time.perf_counter() - start,
-            }
-            outcome.history.append(entry)
-            if metric is None or metric > best:
-                best = -np.inf if metric is None else metric
-                outcome.params, outcome.best_epoch = _copy(params), epoch
-            line.epoch(entry, outcome.best_epoch)
-            if any([callback(entry) for callback in callbacks]) or epoch - outcome.best_epoch >= settings.patience:
-                break
+        while not run.finished:
+            run.begin_epoch()
+            while run.batch < run.n_batches:
+                run.step()
+                line.batch(run.epoch, run.batch, run.losses / run.events, run.rate())
+                if checkpoint is not None and checkpoint.due():
+                    checkpoint.save(run)
+            entry = run.end_epoch(validate)
+            line.epoch(entry, run.best_epoch)
+            if any([callback(entry) for callback in callbacks]):
+                run.finished = True
+            if run.finished and checkpoint is not None:
+                checkpoint.save(run)
     except KeyboardInterrupt:
-        outcome.interrupted = True
-        if outcome.best_epoch == 0:  # nothing validated yet: what there is
-            outcome.params = _copy(params)
+        interrupted = True
+        run.keep_best()
     finally:
         line.close()
-    return outcome
+    return Outcome(run.best or run.params, run.best_epoch, run.history, interrupted)
 
 
-def _batch(
-    windows: Ragged, params: Parameters, grads: Parameters, seed: int, step: int, ws: Workspace
-) -> tuple[Run, NDArray[np.int32]]:
-    """Every event but the last predicts the one after it."""
-    ws.reset()
-    for gradient in grads.values():
-        gradient.fill(0)
-    ends = windows.offsets[1:] - 1
-    items = np.delete(windows.values, ends)
-    targets = np.delete(windows.values, windows.offsets[:-1])
-    cu_seqlens = windows.offsets - np.arange(len(windows) + 1)
-    return Run(items, cu_seqlens, params, grads, seed, step, ws), targets
+class Training:
+    """A run under way: all that decides its next step."""
 
+    def __init__(
+        self,
+        steps: list[Step],
+        params: Parameters,
+        sequences: Ragged,
+        settings: Settings,
+        popularity: NDArray[np.int64],
+    ) -> None:
+        self.steps, self.params, self.settings = steps, params, settings
+        self.sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
+        if len(self.sequences) == 0:
+            raise ValueError("training data: expected at least one user with two events or more, got none")
+        self.n_batches = -(-len(self.sequences) // settings.batch_size)
+        self.optimizer = OPTIMIZERS[settings.optimizer](
+            params,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            max_norm=settings.max_norm,
+        )
+        self.sampler = None
+        whole = dict(params)
+        if settings.loss in SAMPLED:
+            self.sampler = Sampler(
+                popularity,
+                n_negatives=settings.n_negatives,
+                distribution=settings.negatives,
+                logq_correction=settings.logq_correction,
+                gbce_t=settings.gbce_t,
+            )
+            for table in self.tables:
+                whole.pop(table, None)
+        self.grads = {name: np.zeros_like(weight) for name, weight in whole.items()}
+        self.ws = Workspace()
 
-def _gradients(steps: list[Step], run: Run, targets: NDArray[np.int32], settings: Settings) -> float:
-    """Loss of a batch; its gradients are left in ``run.grads``."""
-    h, backward = forward(steps, run)
-    table = steps[0]["table"]
-    loss, dh = LOSSES[settings.loss](
-        h, run.params[table], targets, run.add_grad(table), precision=settings.precision, ws=run.ws
-    )
-    backward(dh)
-    return loss
+        self.epoch, self.batch, self.losses, self.events = 1, 0, 0.0, 0
+        self.history: list[dict[str, Any]] = []
+        self.best: Parameters | None = None  # None: the parameters as they are
+        self.best_epoch, self.best_metric = 0, -np.inf
+        self.finished = self.best_is_stale = False
 
+    @property
+    def tables(self) -> tuple[str, str]:
+        """The item table that is read, and the one that is scored."""
+        return self.steps[0]["table"], self.steps[-1]["table"]
 
-def _copy(params: Parameters) -> Parameters:
-    return {name: weight.copy() for name, weight in params.items()}
+    # ---- for a checkpoint ---------------------------------------------------------------------------------------
+
+    def progress(self) -> dict[str, Any]:
+        """Where the run stands, as JSON can hold it."""
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "losses": self.losses,
+            "events": self.events,
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_metric": None if self.best_metric == -np.inf else self.best_metric,
+            "step_count": self.optimizer.step_count,
+            "finished": self.finished,
+        }
+
+    def restore(self, progress: dict[str, Any], best: Parameters | None) -> None:
+        """Go to where `progress` says; parameters and the optimiser's state have been brought there already."""
+        self.epoch, self.batch = progress["epoch"], progress["batch"]
+        self.losses, self.events, self.history = progress["losses"], progress["events"], progress["history"]
+        self.best_epoch, self.best = progress["best_epoch"], best
+        self.best_metric = -np.inf if progress["best_metric"] is None else progress["best_metric"]
+        self.optimizer.step_count, self.finished = progress["step_count"], progress["finished"]
+
+    # ---- an epoch -----------------------------------------------------------------------------------------------
+
+    def begin_epoch(self) -> None:
+        """Order and windows of the epoch: they depend on the seed and its number alone."""
+        settings, lengths = self.settings, self.sequences.lengths
+        rng = np.random.default_rng([settings.random_state, self.epoch])
+        order = rng.permutation(len(self.sequences))
+        ends = lengths
+        if settings.windows == "random":
+            ends = lengths - rng.integers(0, np.maximum(lengths - (settings.max_len + 1), 0) + 1)
+        self.windows = self.sequences.head(ends).tail(settings.max_len + 1)
+        self.batches = np.array_split(order, self.n_batches)
+        self.started, self.started_with = time.perf_counter(), self.events
+
+    def rate(self) -> float:
+        """Events per second in this epoch."""
+        return (self.events - self.started_with) / (time.perf_counter() - self.started)
+
+    def step(self) -> None:
+        """One batch: every event but the last of a window predicts the one after it."""
+        settings, optimizer = self.settings, self.optimizer
+        windows = self.windows.take(self.batches[self.batch])
+        items = np.delete(windows.values, windows.offsets[1:] - 1)
+        targets = np.delete(windows.values, windows.offsets[:-1])
+        cu_seqlens = windows.offsets - np.arange(len(windows) + 1)
+        number = optimizer.step_count + 1
+        self.ws.reset()
+        for gradient in self.grads.values():
+            gradient.fill(0)
+        params, grads, negatives = self.params, self.grads, None
+        rows: dict[str, NDArray[np.int32]] = {}
+        if self.sampler is not None:
+            negatives = self.sampler.draw(settings.random_state, number)
+            (items, targets, drawn), params, grads, rows = self._touched(items, targets, negatives.rows)
+            negatives = negatives._replace(rows=drawn)
+
+        run = Run(items, cu_seqlens, params, grads, settings.random_state, number, self.ws)
+        h, backward = forward(self.steps, run)
+        scored = self.tables[1]
+        loss, dh = LOSSES[settings.loss](
+            h, params[scored], targets, negatives, run.add_grad(scored), precision=settings.precision, ws=self.ws
+        )
+        backward(dh)
+
+        n_steps = settings.epochs * self.n_batches
+        warmup = min(100, n_steps // 20) if settings.warmup_steps is None else settings.warmup_steps
+        factor = learning_rate_factor(number, n_steps, schedule=settings.schedule, warmup_steps=warmup)
+        optimizer.step(grads, factor, rows)
+        self.losses += loss * len(targets)
+        self.events += len(targets)
+        self.batch += 1
+
+    def _touched(
+        self, *ids: NDArray[np.int32]
+    ) -> tuple[list[NDArray[np.int32]], Parameters, Parameters, dict[str, NDArray[np.int32]]]:
+        """Item tables cut to the rows that a batch has, so that no gradient is as large as the catalogue.
+
+        Takes the items read, the targets and the negatives. Gives the same as places in the cut tables, all parameters
+        and gradients with the cut tables in them, and which rows of each table these are.
+        """
+        read, scored = self.tables
+        params, grads, rows, places = dict(self.params), dict(self.grads), {}, []
+        uses: dict[str, list[NDArray[np.int32]]] = {}
+        for table, part in zip((read, scored, scored), ids, strict=True):
+            uses.setdefault(table, []).append(part)
+        for table, parts in uses.items():
+            rows[table], place = np.unique(np.concatenate(parts), return_inverse=True)
+            places += np.split(place.astype(np.int32), np.cumsum([len(part) for part in parts])[:-1])
+            params[table] = ops.embedding_forward(self.params[table], rows[table], workspace=self.ws)
+            grads[table] = self.ws.zeros(params[table].shape)
+        return places, params, grads, rows
+
+    def end_epoch(self, validate: Callable[[Parameters], float] | None) -> dict[str, Any]:
+        """Validate, keep the best; gives the entry of the history."""
+        if not np.isfinite(self.losses):
+            raise FloatingPointError(f"loss: not finite in epoch {self.epoch}; try a smaller learning_rate")
+        rate = self.rate()
+        metric = None if validate is None else validate(self.params)
+        entry = {
+            "epoch": self.epoch,
+            "loss": self.losses / self.events,
+            "metric": metric,
+            "events_per_second": rate,
+            "seconds": time.perf_counter() - self.started,
+        }
+        self.history.append(entry)
+        if metric is None or metric > self.best_metric:
+            self.best_epoch = self.epoch
+            if metric is not None:
+                self.best_metric, self.best_is_stale = metric, True
+                self.keep_best()
+        stop = self.epoch - self.best_epoch >= self.settings.patience
+        self.finished = stop or self.epoch == self.settings.epochs
+        self.epoch, self.batch, self.losses, self.events = self.epoch + 1, 0, 0.0, 0
+        return entry
+
+    def keep_best(self) -> None:
+        """Copy the parameters, if they are the best; called again, it completes a copy that was interrupted."""
+        if self.best_is_stale:
+            self.best = self.best or {name: np.empty_like(weight) for name, weight in self.params.items()}
+            for name, weight in self.params.items():
+                np.copyto(self.best[name], weight)
+            self.best_is_stale = False
 
 
 class Progress:
@@ -189,14 +332,16 @@ class Progress:
         self.wanted = self.stream.isatty() if wanted is None else wanted
         self.epochs, self.n_batches = epochs, n_batches
         self.started, self.shown, self.metric = time.perf_counter(), 0.0, ""
+        self.before: int | None = None  # batches of an earlier run of which this one is the rest
 
     def batch(self, epoch: int, number: int, loss: float, rate: float) -> None:
-        now = time.perf_counter()
+        now, batches = time.perf_counter(), (epoch - 1) * self.n_batches + number
+        if self.before is None:
+            self.before = batches - 1
         if not self.wanted or (now - self.shown < 0.2 and number < self.n_batches):
             return
         self.shown = now
-        done = ((epoch - 1) * self.n_batches + number) / (self.epochs * self.n_batches)
-        left = (now - self.started) * (1 - done) / done
+        left = (now - self.started) * (self.epochs * self.n_batches - batches) / (batches - self.before)
         self._write(
             f"epoch {epoch}/{self.epochs} {number / self.n_batches:4.0%}  loss {loss:.4f}{self.metric}  "
             f"{rate:,.0f} events/s  at most {_clock(left)} left"

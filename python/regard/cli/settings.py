@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from regard.models.self_attention import SelfAttentionRecommender
 
-Value = int | float | str | None
+Value = bool | int | float | str | None
 
 
 class Parameter(NamedTuple):
     """One argument of the constructor."""
 
     name: str
-    kind: type[int] | type[float] | type[str]
+    kind: type[bool] | type[int] | type[float] | type[str]
     optional: bool  # None is allowed, written "none"
     default: Value
     text: str
@@ -30,8 +30,8 @@ class Parameter(NamedTuple):
         if self.optional and text.lower() == "none":
             return None
         try:
-            return self.kind(text)
-        except ValueError:
+            return {"true": True, "false": False}[text.lower()] if self.kind is bool else self.kind(text)
+        except (KeyError, ValueError):
             raise argparse.ArgumentTypeError(f"expected {self.expected}, got {text!r}") from None
 
     def check(self, value: object) -> Value:
@@ -39,14 +39,14 @@ class Parameter(NamedTuple):
         if self.optional and isinstance(value, str) and value.lower() == "none":
             return None
         allowed = (int, float) if self.kind is float else self.kind
-        if isinstance(value, bool) or not isinstance(value, allowed):
+        if isinstance(value, bool) != (self.kind is bool) or not isinstance(value, allowed):
             raise ValueError(f"expected {self.expected}, got {value!r}")
         return self.kind(value)
 
     @property
     def expected(self) -> str:
         """What a value must be, in words."""
-        words = {int: "a whole number", float: "a number", str: "a word"}[self.kind]
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[self.kind]
         return f'{words} or "none"' if self.optional else words
 
 
@@ -56,7 +56,7 @@ def parameters() -> dict[str, Parameter]:
     found = {}
     for name, argument in inspect.signature(SelfAttentionRecommender).parameters.items():
         words = [word.strip() for word in str(argument.annotation).split("|")]
-        kind = {"int": int, "float": float, "str": str}[words[0]]
+        kind = {"bool": bool, "int": int, "float": float, "str": str}[words[0]]
         found[name] = Parameter(name, kind, "None" in words, argument.default, texts.get(name, ""))
     return found
 
@@ -65,7 +65,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for each parameter, ``--config`` and ``--print-config``."""
     group = parser.add_argument_group("settings of the model")
     for name, parameter in parameters().items():
-        default = "none" if parameter.default is None else parameter.default
+        default = "none" if parameter.default is None else str(parameter.default).lower()
         group.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,

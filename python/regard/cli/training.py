@@ -23,6 +23,11 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     """Data, where to save, settings."""
     add_data(parser, needed=False)  # --print-config does without
     parser.add_argument("--out", metavar="FILE", help="where to save the model (safetensors)")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the run here every minute; the same command goes on from it, with the same result to the last bit",
+    )
     settings.add_flags(parser)
 
 
@@ -41,9 +46,9 @@ def train(arguments: argparse.Namespace) -> int:
     split = split_data(arguments, data)
     started = time.perf_counter()
     if split is None:
-        model.fit(data)
+        model.fit(data, checkpoint=arguments.checkpoint)
     else:
-        model.fit(split.train, validation=split.validation)
+        model.fit(split.train, validation=split.validation, checkpoint=arguments.checkpoint)
     seconds = time.perf_counter() - started
     model.save(arguments.out)
     best = next((entry["metric"] for entry in model.history_ if entry["epoch"] == model.best_epoch_), None)

@@ -1,0 +1,414 @@
+"""What every model shares that reads a history as a sequence: training, answering, its file.
+
+A model is a subclass: settings in its constructor (those of `regard.train.Settings` and ``dim``, ``max_len`` among
+them), a list of `steps`, and its `parameters`. It lies in ``models`` and touches nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from regard import model_file, ops
+from regard.checkpoint import Checkpoint
+from regard.data import Interactions
+from regard.ids import as_ids, id_lists, rows_of
+from regard.layers import Run, Step, forward
+from regard.metrics import evaluate
+from regard.ragged import Ragged
+from regard.recommender import Recommender, blocks
+from regard.splits import leave_last_out
+from regard.train import Callback, Settings, train
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from regard.splits import Holdout
+
+    Parameters = dict[str, NDArray[np.float32]]
+
+Initial = tuple[tuple[int, ...], float | None]  # shape; standard deviation of the normal distribution, None: all 1
+_BLOCK = 512  # histories encoded together
+
+
+class SequenceModel(Recommender):
+    """Base of the models in `regard.models`.
+
+    Attributes
+    ----------
+    params_ : dict of float32 arrays
+    history_ : list of dict
+        One entry per epoch: loss, metric, events_per_second, seconds.
+    best_epoch_ : int
+    interrupted_ : bool
+        Whether Ctrl-C ended the training.
+    """
+
+    kind: ClassVar[str]  # in the model file
+    dim: int
+    max_len: int
+    learning_rate: float
+    random_state: int
+    params_: Parameters
+    history_: list[dict[str, Any]]
+    best_epoch_: int
+    interrupted_: bool
+
+    # ---- for subclasses -----------------------------------------------------------------------------------------
+
+    def steps(self) -> list[Step]:
+        """The model as a list of steps, "embed" first and "score" last; see `regard.layers`."""
+        raise NotImplementedError
+
+    def parameters(self, n_items: int) -> dict[str, Initial]:
+        """Name, shape and beginning of every parameter."""
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        """ValueError for a setting of the model that is out of range."""
+
+    @property
+    def _tables(self) -> tuple[str, str]:
+        """The item table that is read, and the one that is scored."""
+        steps = self.steps()
+        return steps[0]["table"], steps[-1]["table"]
+
+    def initial_parameters(self, n_items: int) -> Parameters:
+        """The parameters before training, drawn with ``random_state``."""
+        rng = np.random.default_rng(self.random_state)
+        params: Parameters = {}
+        for name, (shape, scale) in self.parameters(n_items).items():
+            params[name] = np.ones(shape, np.float32) if scale is None else np.zeros(shape, np.float32)
+            if scale:
+                for block in blocks(shape[0], _BLOCK):  # drawn as float64: not all at once
+                    params[name][block] = rng.standard_normal(params[name][block].shape) * scale
+        return params
+
+    # ---- training -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Interactions,
+        *,
+        validation: Holdout | str | None = "last",
+        callbacks: Iterable[Callback] = (),
+        progress: bool | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 60.0,
+    ) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        data : Interactions
+        validation : Holdout, "last" or None
+            Where NDCG@10 decides when to stop and which epoch is kept. "last": each user's last event is held out of
+            ``data`` for it. None: all epochs on all of ``data``.
+        callbacks : functions of the epoch's history entry; a true result stops the training
+        progress : bool, default None
+            The progress line; None shows it when standard error is a terminal.
+        checkpoint : path, optional
+            Where the run is saved while it goes on and when it ends. If the file is there already the run goes on from
+            it and ends with the same bits as without interruption; a finished one is not trained again.
+        checkpoint_seconds : float, default 60
+            Least time between two saves.
+
+        Raises
+        ------
+        ValueError
+            A setting out of range; no user with two events; a checkpoint that is damaged or of another run.
+        FloatingPointError
+            The loss is not finite.
+
+        Notes
+        -----
+        Ctrl-C ends the training early and keeps the best weights so far.
+        """
+        self._check()
+        settings = self._settings()
+        data, holdout = _validation(data, validation)
+        self._set_catalogue(data)
+        self._train(
+            self.initial_parameters(len(self.item_ids_)),
+            data,
+            settings,
+            holdout,
+            callbacks,
+            progress,
+            None if checkpoint is None else (checkpoint, checkpoint_seconds),
+        )
+        return self
+
+    def _settings(self, **changes: Any) -> Settings:
+        return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)} | changes)
+
+    def _train(
+        self,
+        params: Parameters,
+        data: Interactions,
+        settings: Settings,
+        holdout: Holdout | None,
+        callbacks: Iterable[Callback],
+        progress: bool | None,
+        checkpoint: tuple[str | os.PathLike[str], float] | None = None,
+    ) -> None:
+        def ndcg(params: Parameters) -> float:
+            assert holdout is not None
+            self.params_ = params
+            return evaluate(self, holdout, k=10, coverage=False)["ndcg@10"]
+
+        kept = None
+        if checkpoint is not None:
+            kept = Checkpoint(checkpoint[0], seconds=checkpoint[1], data=_fingerprint(data, holdout))
+        outcome = train(
+            self.steps(),
+            params,
+            data.sequences,
+            settings,
+            popularity=self.popularity_,
+            validate=ndcg if holdout is not None else None,
+            callbacks=callbacks,
+            progress=progress,
+            checkpoint=kept,
+        )
+        self.params_, self.history_, self.best_epoch_ = outcome.params, outcome.history, outcome.best_epoch
+        self.interrupted_ = outcome.interrupted
+
+    # ---- a model that grows -------------------------------------------------------------------------------------
+
+    def fit_more(
+        self,
+        data: Interactions,
+        *,
+        epochs: int = 5,
+        learning_rate: float | None = None,
+        validation: Holdout | str | None = "last",
+        callbacks: Iterable[Callback] = (),
+        progress: bool | None = None,
+    ) -> Self:
+        """Go on training with new users, new items and new events; the model is as it was if this fails.
+
+        Parameters
+        ----------
+        data : Interactions
+            What is new. Users are not kept in a model: give as much of their earlier history as there is. Items that
+            the model does not know are added first (see `add_items`); items that ``data`` lacks stay.
+        epochs : int, default 5
+        learning_rate : float, default a quarter of the model's
+        validation, callbacks, progress
+            As in `fit`.
+
+        Notes
+        -----
+        The optimiser begins anew, with the model's schedule. What is trained on is forgotten less the more of it is in
+        ``data``; from time to time a full `fit` is better, see `benchmarks/README.md` for how much.
+        """
+        self._check_fitted()
+        settings = self._settings(
+            epochs=epochs, learning_rate=self.learning_rate / 4 if learning_rate is None else learning_rate
+        )
+        model = copy.copy(self)
+        new = data.item_ids[rows_of(as_ids("data", data.item_ids, self.item_ids_), self.item_ids_) < 0]
+        titles = None
+        if data.titles is not None:
+            titles = dict(zip(data.item_ids.tolist(), data.titles.tolist(), strict=True))
+        model.add_items(new, titles=titles)
+        rows = rows_of(data.item_ids, model.item_ids_)[data.sequences.values]
+        data = Interactions.from_sequences(data.user_ids, model.item_ids_, Ragged(rows, data.sequences.offsets))
+        data, holdout = _validation(data, validation)
+        model.popularity_ = model.popularity_ + data.popularity()
+        params = {name: weight.copy() for name, weight in model.params_.items()}
+        model._train(params, data, settings, holdout, callbacks, progress)
+        done = len(self.history_)
+        for entry in model.history_:
+            entry["epoch"] += done
+        model.history_, model.best_epoch_ = self.history_ + model.history_, model.best_epoch_ + done
+        self.__dict__.update(model.__dict__)
+        return self
+
+    def add_items(self, item_ids: Any, *, like: Any = None, titles: Mapping[Any, str] | None = None) -> Self:
+        """Add items to the catalogue without training.
+
+        Parameters
+        ----------
+        item_ids : ids that the model does not have
+        like : one list of known ids for each new item, optional
+            A new item begins with the mean vector of these; without them (or with an empty list) with that of the whole
+            catalogue, which ranks it in the middle until `fit_more` has seen it.
+        titles : mapping of id to str, optional
+            An item without one shows its id; ignored if the model has no titles.
+
+        Raises
+        ------
+        ValueError
+            An id is in the catalogue already, or is given twice; an id of ``like`` is not in the catalogue; not one
+            list for each new item.
+        TypeError
+            Ids of another type than the catalogue's.
+        """
+        self._check_fitted()
+        ids = as_ids("item_ids", item_ids, self.item_ids_)
+        if not len(ids):
+            return self
+        if (known := rows_of(ids, self.item_ids_) >= 0).any():
+            raise ValueError(f"item_ids: {ids[known][0]} is in the catalogue already")
+        if len(np.unique(ids)) != len(ids):
+            raise ValueError("item_ids: expected every id once, got one twice")
+        lists, flat = id_lists("like", [[]] * len(ids) if like is None else like, self.item_ids_)
+        if len(lists) != len(ids) or (flat and len(ids)):
+            raise ValueError(f"like: expected {len(ids)} lists (one for each of item_ids), got {len(lists)}")
+        rows = rows_of(lists.values, self.item_ids_)
+        if (rows < 0).any():
+            raise ValueError(f"like: {lists.values[rows < 0][0]} is not in the catalogue")
+
+        everything = np.concatenate([self.item_ids_, ids])
+        order = np.argsort(everything, kind="stable")
+        params = dict(self.params_)
+        for table in set(self._tables):
+            old = params[table]
+            vectors = np.repeat(old.mean(axis=0, keepdims=True), len(ids), axis=0)
+            for i in np.flatnonzero(lists.lengths):
+                vectors[i] = old[rows[lists.offsets[i] : lists.offsets[i + 1]]].mean(axis=0)
+            params[table] = np.concatenate([old, vectors])[order]
+        if self.titles_ is not None:
+            new = [(titles or {}).get(i, str(i)) for i in ids.tolist()]
+            self.titles_ = np.concatenate([self.titles_, np.array(new, str)])[order]
+        counts = np.concatenate([self.popularity_, np.zeros(len(ids), np.int64)])[order]
+        self.params_, self.item_ids_, self.popularity_ = params, everything[order], counts
+        return self
+
+    def retire_items(self, item_ids: Any) -> Self:
+        """Take items out of the catalogue: they are recommended no more, and are unknown in histories.
+
+        Parameters
+        ----------
+        item_ids : ids that the model has
+
+        Raises
+        ------
+        ValueError
+            An id is not in the catalogue, or none would be left.
+
+        See Also
+        --------
+        recommend : ``deny_items`` leaves items out of the answers and still reads them in histories.
+        """
+        self._check_fitted()
+        ids = as_ids("item_ids", item_ids, self.item_ids_)
+        rows = rows_of(ids, self.item_ids_)
+        if (rows < 0).any():
+            raise ValueError(f"item_ids: {ids[rows < 0][0]} is not in the catalogue")
+        kept = np.setdiff1d(np.arange(len(self.item_ids_)), rows)
+        if not len(kept):
+            raise ValueError("item_ids: expected at least one item to be left, got all of them")
+        self.params_ = self.params_ | {table: self.params_[table][kept] for table in self._tables}
+        self.item_ids_, self.popularity_ = self.item_ids_[kept], self.popularity_[kept]
+        if self.titles_ is not None:
+            self.titles_ = self.titles_[kept]
+        return self
+
+    # ---- answering ----------------------------------------------------------------------------------------------
+
+    def _encode(self, histories: Ragged) -> NDArray[np.float32]:
+        windows = histories.tail(self.max_len)
+        h = np.empty((len(windows), self.dim), np.float32)
+        steps = self.steps()
+        for start in range(0, len(windows), _BLOCK):
+            block = windows[start : start + _BLOCK]
+            h[start : start + _BLOCK], _ = forward(steps, Run(block.values, block.offsets, self.params_))
+        return h
+
+    def encode(self, histories: Any) -> NDArray[np.float32]:
+        """What is compared with the item vectors: (n, dim) float32, zeros for a history without known events.
+
+        Parameters
+        ----------
+        histories
+            As in `recommend`.
+        """
+        rows, _ = self._rows_of_histories(histories)
+        known = np.flatnonzero(rows.lengths)
+        h = np.zeros((len(rows), self.dim), np.float32)
+        h[known] = self._encode(rows.take(known))
+        return h
+
+    def _scores(self, histories: Ragged) -> NDArray[np.float32]:
+        return ops.linear_forward(self._encode(histories), self.params_[self._tables[1]])[0]
+
+    def _top_k(
+        self, histories: Ragged, k: int, allow: Ragged | None, deny: Ragged | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        return ops.topk(self._encode(histories), self.params_[self._tables[1]], k, allow, deny)
+
+    def _ranks(self, histories: Ragged, targets: Ragged, deny: Ragged | None) -> NDArray[np.float64]:
+        above, equal = ops.rank_counts(self._encode(histories), self.params_[self._tables[1]], targets, deny)
+        return 1 + above + equal / 2
+
+    def _item_similarities(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        """Cosine of the item vectors."""
+        items = self.params_[self._tables[0]]
+        lengths = np.sqrt((items * items).sum(axis=1, keepdims=True))
+        unit = items / np.maximum(lengths, np.float32(1e-12))
+        return ops.linear_forward(np.ascontiguousarray(unit[rows]), unit)[0]
+
+    # ---- file ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as one safetensors file: to a temporary name beside it, synced, renamed."""
+        self._check_fitted()
+        header = {
+            "kind": self.kind,
+            "settings": self.get_params(),
+            "steps": self.steps(),
+            "best_epoch": self.best_epoch_,
+            "history": self.history_,
+        }
+        model_file.write(
+            path,
+            header,
+            params=self.params_,
+            item_ids=self.item_ids_,
+            titles=self.titles_,
+            popularity=self.popularity_,
+        )
+
+    @classmethod
+    def _from_file(cls, content: model_file.Content) -> Self:
+        model = cls(**content.header["settings"])
+        model._check()
+        expected = model.parameters(len(content.item_ids))
+        model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
+        if json.loads(json.dumps(model.steps())) != content.header["steps"]:
+            raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
+        model.item_ids_, model.titles_, model.popularity_ = content.item_ids, content.titles, content.popularity
+        model.params_ = content.params
+        model.best_epoch_, model.history_ = content.header["best_epoch"], content.header["history"]
+        model.interrupted_ = False
+        return model
+
+
+def _validation(data: Interactions, given: Holdout | str | None) -> tuple[Interactions, Holdout | None]:
+    """What to train on, and the holdout that chooses the epoch; None where nobody is in it."""
+    if isinstance(given, str):
+        if given != "last":
+            raise ValueError(f"validation: expected a Holdout, 'last' or None, got {given!r}")
+        data, given = leave_last_out(data)
+    return data, given if given is not None and len(given) else None
+
+
+def _fingerprint(data: Interactions, holdout: Holdout | None) -> str:
+    """SHA-256 over what a run is trained and validated on."""
+    parts = [data.sequences] + ([] if holdout is None else [holdout.histories, holdout.targets])
+    text = hashlib.sha256()
+    for part in parts:
+        text.update(part.offsets.data)
+        text.update(np.ascontiguousarray(part.values).data)
+    text.update("\0".join(map(str, data.item_ids.tolist())).encode())
+    return text.hexdigest()
