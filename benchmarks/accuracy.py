@@ -84,11 +84,16 @@ def main() -> None:
 
     settings = all_settings(RECIPES[arguments.data] | arguments.settings)
     split = regard.splits.leave_one_out(regard.datasets.load(arguments.data))
-    key = {"data": arguments.data, "settings": settings, "fingerprint": split.fingerprint}
+
+    def wanted(row: dict[str, Any]) -> bool:
+        # A setting that came later has its default in earlier rows.
+        same = row["data"] == arguments.data and row["fingerprint"] == split.fingerprint
+        return same and all_settings(row["settings"]) == settings
+
     arguments.results.parent.mkdir(exist_ok=True)
     for seed in arguments.seeds:
         known = json.loads(arguments.results.read_text()) if arguments.results.exists() else []
-        if any(row["seed"] == seed and all(row[name] == value for name, value in key.items()) for row in known):
+        if any(row["seed"] == seed and wanted(row) for row in known):
             continue
         row = run(arguments.data, seed, settings, split)
         # Read again: another run may have written meanwhile.
@@ -98,7 +103,7 @@ def main() -> None:
         os.replace(temporary, arguments.results)
         print(json.dumps(row), flush=True)
 
-    rows = [row for row in json.loads(arguments.results.read_text()) if all(row[n] == v for n, v in key.items())]
+    rows = [row for row in json.loads(arguments.results.read_text()) if wanted(row)]
     for metric in METRICS:
         values = np.array([row[metric] for row in rows])
         print(f"{arguments.data}  {metric:8} {values.mean():.4f} ± {values.std():.4f}  ({len(values)} seeds)")
