@@ -254,7 +254,7 @@ def killed_and_resumed(path, kills, rng):
             time.sleep(rng.uniform(0, 0.02))
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
-                process.wait()
+                process.communicate()
                 done += 1
                 continue
         output, _ = process.communicate()

@@ -1,8 +1,8 @@
 """A training run on disk, so that it can be stopped at any moment and go on with the same bits.
 
-One safetensors file: tensors ``params.NAME``, ``state.I.NAME`` (of the optimiser) and ``best.NAME``; metadata
-``checkpoint`` is JSON: what the run is (settings, steps, data), where it stands, on what it was computed. It holds all
-that decides the next step: random numbers depend on the seed and the number of the step or epoch alone.
+One safetensors file: the tensors of a run, and as metadata ``checkpoint`` JSON: what the run is (settings, steps,
+data), where it stands, on what it was computed. That is all that decides the next step, since random numbers depend on the
+seed and the number of the step or epoch alone.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import json
 import os
 import time
 import warnings
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from regard import _core, tensor_file
 
 if TYPE_CHECKING:
-    from regard.train import Training
+    from regard.tensor_file import Array
 
 _VERSION = 1
 
@@ -51,25 +49,22 @@ class Checkpoint:
         """Whether it is time to save."""
         return time.perf_counter() - self.saved_at >= self.seconds
 
-    def save(self, run: Training) -> None:
-        """Write the run; the previous checkpoint stays until the new one is complete."""
-        tensors = {f"params.{name}": weight for name, weight in run.params.items()}
-        tensors |= {f"state.{i}.{n}": part for n, parts in run.optimizer.state.items() for i, part in enumerate(parts)}
-        tensors |= {f"best.{name}": weight for name, weight in (run.best or {}).items()}
+    def save(self, tensors: Mapping[str, Array], progress: dict[str, Any], identity: dict[str, Any]) -> None:
+        """Write where a run stands; the previous checkpoint stays until the new one is complete."""
         text = json.dumps(
             {
                 "version": _VERSION,
-                "identity": self._identity(run),
+                "identity": identity | {"data": self.data},
                 "computed_with": _machine(),
-                "progress": run.progress(),
+                "progress": progress,
                 "sha256": {name: tensor_file.digest(tensor) for name, tensor in tensors.items()},
             }
         )
         tensor_file.write(self.path, tensors, {"checkpoint": text})
         self.saved_at = time.perf_counter()
 
-    def restore(self, run: Training) -> None:
-        """Bring a fresh run to where the file says; does nothing where there is no file.
+    def load(self, identity: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]] | None:
+        """Tensors and progress as they were saved; None where there is no file.
 
         Raises
         ------
@@ -82,18 +77,18 @@ class Checkpoint:
             It was computed by another version or instruction set: the bits will not be those of an uninterrupted run.
         """
         if not self.path.exists():
-            return
+            return None
         metadata, tensors = tensor_file.read(self.path)
         try:
             header = json.loads(metadata["checkpoint"])
-            version, identity, machine = header["version"], header["identity"], header["computed_with"]
+            version, theirs, machine = header["version"], header["identity"], header["computed_with"]
             progress, digests = header["progress"], header["sha256"]
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{self.path}: not a checkpoint of regard, or damaged") from None
         if version != _VERSION:
             raise ValueError(f"{self.path}: expected a checkpoint of version {_VERSION}, got {version!r}")
-        if identity != (own := self._identity(run)):
-            raise ValueError(f"checkpoint: {self.path} is of another run: {_differences(own, identity)}")
+        if theirs != (ours := json.loads(json.dumps(identity | {"data": self.data}))):
+            raise ValueError(f"checkpoint: {self.path} is of another run: {_differences(ours, theirs)}")
         if {name: tensor_file.digest(tensor) for name, tensor in tensors.items()} != digests:
             raise ValueError(f"{self.path}: a tensor does not have the digest in the header: the file is damaged")
         if machine != _machine():
@@ -102,18 +97,7 @@ class Checkpoint:
                 "last bits from that of a run without interruption",
                 stacklevel=2,
             )
-        for name, weight in run.params.items():
-            np.copyto(weight, tensors[f"params.{name}"])
-            for i, part in enumerate(run.optimizer.state[name]):
-                np.copyto(part, tensors[f"state.{i}.{name}"])
-        best = {name: tensors[key] for name in run.params if (key := f"best.{name}") in tensors}
-        run.restore(progress, best or None)
-
-    def _identity(self, run: Training) -> dict[str, Any]:
-        identity: dict[str, Any] = json.loads(
-            json.dumps({"settings": asdict(run.settings), "steps": run.steps, "data": self.data})
-        )
-        return identity
+        return tensors, progress
 
 
 def _machine() -> dict[str, str]:

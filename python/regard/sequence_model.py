@@ -39,17 +39,7 @@ _BLOCK = 512  # histories encoded together
 
 
 class SequenceModel(Recommender):
-    """Base of the models in `regard.models`.
-
-    Attributes
-    ----------
-    params_ : dict of float32 arrays
-    history_ : list of dict
-        One entry per epoch: loss, metric, events_per_second, seconds.
-    best_epoch_ : int
-    interrupted_ : bool
-        Whether Ctrl-C ended the training.
-    """
+    """Base of the models in `regard.models`."""
 
     kind: ClassVar[str]  # in the model file
     dim: int

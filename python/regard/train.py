@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -121,7 +121,7 @@ def train(
     """
     run = Training(steps, params, sequences, settings, popularity)
     if checkpoint is not None:
-        checkpoint.restore(run)
+        run.go_on_from(checkpoint)
     callbacks = list(callbacks)
     line = Progress(settings.epochs, run.n_batches, progress)
     interrupted = False
@@ -132,19 +132,23 @@ def train(
                 run.step()
                 line.batch(run.epoch, run.batch, run.losses / run.events, run.rate())
                 if checkpoint is not None and checkpoint.due():
-                    checkpoint.save(run)
+                    run.save_to(checkpoint)
             entry = run.end_epoch(validate)
             line.epoch(entry, run.best_epoch)
             if any([callback(entry) for callback in callbacks]):
                 run.finished = True
             if run.finished and checkpoint is not None:
-                checkpoint.save(run)
+                run.save_to(checkpoint)
     except KeyboardInterrupt:
         interrupted = True
         run.keep_best()
     finally:
         line.close()
     return Outcome(run.best or run.params, run.best_epoch, run.history, interrupted)
+
+
+# What of a run's attributes, beside its tensors, decides the next step.
+_PROGRESS = ("epoch", "batch", "losses", "events", "history", "best_epoch", "best_metric", "finished")
 
 
 class Training:
@@ -187,7 +191,8 @@ class Training:
         self.epoch, self.batch, self.losses, self.events = 1, 0, 0.0, 0
         self.history: list[dict[str, Any]] = []
         self.best: Parameters | None = None  # None: the parameters as they are
-        self.best_epoch, self.best_metric = 0, -np.inf
+        self.best_epoch: int = 0
+        self.best_metric: float | None = None
         self.finished = self.best_is_stale = False
 
     @property
@@ -197,27 +202,32 @@ class Training:
 
     # ---- for a checkpoint ---------------------------------------------------------------------------------------
 
-    def progress(self) -> dict[str, Any]:
-        """Where the run stands, as JSON can hold it."""
-        return {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "losses": self.losses,
-            "events": self.events,
-            "history": self.history,
-            "best_epoch": self.best_epoch,
-            "best_metric": None if self.best_metric == -np.inf else self.best_metric,
-            "step_count": self.optimizer.step_count,
-            "finished": self.finished,
-        }
+    def _identity(self) -> dict[str, Any]:
+        return {"settings": asdict(self.settings), "steps": self.steps}
 
-    def restore(self, progress: dict[str, Any], best: Parameters | None) -> None:
-        """Go to where `progress` says; parameters and the optimiser's state have been brought there already."""
-        self.epoch, self.batch = progress["epoch"], progress["batch"]
-        self.losses, self.events, self.history = progress["losses"], progress["events"], progress["history"]
-        self.best_epoch, self.best = progress["best_epoch"], best
-        self.best_metric = -np.inf if progress["best_metric"] is None else progress["best_metric"]
-        self.optimizer.step_count, self.finished = progress["step_count"], progress["finished"]
+    def save_to(self, checkpoint: Checkpoint) -> None:
+        """Tensors ``params.NAME``, ``state.I.NAME`` (of the optimiser) and ``best.NAME``, and where the run stands."""
+        state = self.optimizer.state.items()
+        tensors = {f"params.{name}": weight for name, weight in self.params.items()}
+        tensors |= {f"state.{i}.{name}": part for name, parts in state for i, part in enumerate(parts)}
+        tensors |= {f"best.{name}": weight for name, weight in (self.best or {}).items()}
+        progress = {name: getattr(self, name) for name in _PROGRESS} | {"step_count": self.optimizer.step_count}
+        checkpoint.save(tensors, progress, self._identity())
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Bring a fresh run to where the checkpoint is, if there is one."""
+        found = checkpoint.load(self._identity())
+        if found is None:
+            return
+        tensors, progress = found
+        for name, weight in self.params.items():
+            np.copyto(weight, tensors[f"params.{name}"])
+            for i, part in enumerate(self.optimizer.state[name]):
+                np.copyto(part, tensors[f"state.{i}.{name}"])
+        self.best = {name: tensors[key] for name in self.params if (key := f"best.{name}") in tensors} or None
+        self.optimizer.step_count = progress["step_count"]
+        for name in _PROGRESS:
+            setattr(self, name, progress[name])
 
     # ---- an epoch -----------------------------------------------------------------------------------------------
 
@@ -305,7 +315,7 @@ class Training:
             "seconds": time.perf_counter() - self.started,
         }
         self.history.append(entry)
-        if metric is None or metric > self.best_metric:
+        if metric is None or metric > (-np.inf if self.best_metric is None else self.best_metric):
             self.best_epoch = self.epoch
             if metric is not None:
                 self.best_metric, self.best_is_stale = metric, True
