@@ -212,6 +212,53 @@ def cross_entropy_backward(h: Array, item_vectors: Array, targets: Array, row_we
     return ds @ item_vectors, ds.T @ h
 
 
+# ---- losses over sampled negatives ----
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)) = -log sigmoid(-x), without overflow."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def sampled_scores(h: Array, item_vectors: Array, targets: Array, negatives: Array) -> tuple[Array, Array, Array]:
+    """Scores of the target (n,) and of the negatives (n, k), and which negatives are not the row's target (n, k)."""
+    own = (h * item_vectors[targets]).sum(axis=1)
+    return own, h @ item_vectors[negatives].T, negatives[None] != targets[:, None]
+
+
+def sampled_loss(h: Array, item_vectors: Array, targets, negatives, *, loss, log_expected=None, beta=1.0):
+    """Mean over rows: log(exp(t) + sum_j exp(s_j - log_expected_j)) - t, or the mean binary cross-entropy of a row."""
+    t, s, kept = sampled_scores(h, item_vectors, targets, negatives)
+    if loss == "softmax":
+        z = np.where(kept, s if log_expected is None else s - log_expected, s.dtype.type(-np.inf))
+        greatest = np.maximum(z.max(axis=1), t)
+        rows = greatest + np.log(np.exp(t - greatest) + np.exp(z - greatest[:, None]).sum(axis=1)) - t
+    else:
+        several = h.dtype.type(beta) * softplus(-t) + np.where(kept, softplus(s), 0).sum(axis=1)
+        rows = several / (1 + kept.sum(axis=1).astype(h.dtype))
+    return rows.mean() if len(h) else h.dtype.type(0)
+
+
+def sampled_loss_backward(h: Array, item_vectors: Array, targets, negatives, *, loss, log_expected=None, beta=1.0):
+    """dh, ditem_vectors."""
+    t, s, kept = sampled_scores(h, item_vectors, targets, negatives)
+    if loss == "softmax":
+        z = np.where(kept, s if log_expected is None else s - log_expected, s.dtype.type(-np.inf))
+        greatest = np.maximum(z.max(axis=1), t)
+        own, others = np.exp(t - greatest), np.exp(z - greatest[:, None])
+        total = own + others.sum(axis=1)
+        dt, ds = own / total - 1, others / total[:, None]
+    else:
+        terms = 1 + kept.sum(axis=1).astype(h.dtype)
+        dt, ds = -h.dtype.type(beta) * sigmoid(-t) / terms, np.where(kept, sigmoid(s), 0) / terms[:, None]
+    n = h.dtype.type(max(len(h), 1))
+    dt, ds = dt / n, ds / n
+    ditem_vectors = np.zeros_like(item_vectors)
+    np.add.at(ditem_vectors, negatives, ds.T @ h)
+    np.add.at(ditem_vectors, targets, dt[:, None] * h)
+    return ds @ item_vectors[negatives] + dt[:, None] * item_vectors[targets], ditem_vectors
+
+
 # ---- best items, ranks ----
 
 

@@ -105,6 +105,10 @@ def everything():
     found["loss"], found["ce lse"] = ops.cross_entropy_forward(h, items, targets)
     found["dh"], found["ditems"] = ops.cross_entropy_backward(h, items, targets, found["ce lse"])
     found |= zip(["loss 1", "dh 1", "di 1"], ops.cross_entropy_value_and_grad(h, items, targets), strict=True)
+    negatives = rng.integers(0, 2300, 700).astype(np.int32)
+    for kind in ("softmax", "bce"):
+        results = ops.sampled_loss_value_and_grad(h, items, targets, negatives, loss=kind)
+        found |= zip([f"sampled {kind}", f"dh {kind}", f"ditems {kind}"], results, strict=True)
     deny = Ragged.from_lists([rng.integers(0, 2300, 9) for _ in range(1100)], np.int32)
     found |= zip(["items", "scores"], ops.topk(h, items, 10, None, deny), strict=True)
     found |= zip(["above", "equal"], ops.rank_counts(h, items, deny, deny), strict=True)

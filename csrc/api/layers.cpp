@@ -216,7 +216,7 @@ regard_status regard_embedding_backward(const float* dy, const int32_t* ids, int
     const Kernels& use = kernels();
     // Each part owns a range of ids and reads all of dy's ids: no two parts write the same row.
     Parts(n_ids, 8, 256).each([&](int64_t, int64_t begin, int64_t end) {
-      use.embedding_backward(dy, ids, n, dim, static_cast<float>(scale), dtable, begin, end);
+      use.embedding_backward(dy, ids, n, dim, static_cast<float>(scale), nullptr, dtable, begin, end);
     });
   });
 }

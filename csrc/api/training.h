@@ -37,6 +37,21 @@ REGARD_API regard_status regard_cross_entropy_forward(regard_cross_entropy*);
 REGARD_API regard_status regard_cross_entropy_backward(regard_cross_entropy*);
 REGARD_API regard_status regard_cross_entropy_value_and_grad(regard_cross_entropy*);
 
+typedef struct regard_sampled_loss {
+  const float* h;             // (n, dim)
+  const float* item_vectors;  // (n_items, dim)
+  const int32_t* targets;     // (n)
+  const int32_t* negatives;   // (n_negatives), 1 to 16384, shared by all rows
+  const float* log_expected;  // (n_negatives) or NULL: all 0; softmax only
+  int64_t n, n_items, dim, n_negatives;
+  int binary;   // 0: softmax
+  double beta;  // binary only, else 1
+  double loss;  // out: mean
+  float *dh, *ditem_vectors;
+} regard_sampled_loss;
+
+REGARD_API regard_status regard_sampled_loss_value_and_grad(regard_sampled_loss*);
+
 // above, equal: per target, without denied items and the target itself. Offsets (n + 1).
 REGARD_API regard_status regard_rank_counts(const float* h, const float* item_vectors, int64_t n, int64_t n_items,
                                             int64_t dim, const int64_t* target_offsets, const int32_t* targets,

@@ -46,13 +46,13 @@ static inline vf normal_cdf(vf x) { return (splat(1.0f) + verf(x * splat(0.70710
 // sigmoid(x) and sigmoid(-x) by exp(-|x|), which never overflows. The second keeps the digits that 1 - sigmoid(x)
 // loses.
 struct Sigmoid {
-  vf at, opposite;
+  vf at, opposite, tail;  // tail: exp(-|x|)
 };
 
 static inline Sigmoid sigmoid(vf x) {
   const vf e = vexp(x < splat(0.0f) ? x : -x), larger = splat(1.0f) / (splat(1.0f) + e), smaller = e * larger;
   const vi negative = x < splat(0.0f);
-  return {negative ? smaller : larger, negative ? larger : smaller};
+  return {negative ? smaller : larger, negative ? larger : smaller, e};
 }
 
 template <Activation KIND>

@@ -15,14 +15,15 @@ static void embedding_forward(const float* table, const int32_t* ids, int64_t di
   }
 }
 
-static void embedding_backward(const float* dy, const int32_t* ids, int64_t n, int64_t dim, float scale, float* dtable,
-                               int64_t id_begin, int64_t id_end) {
+static void embedding_backward(const float* dy, const int32_t* ids, int64_t n, int64_t dim, float scale,
+                               const float* factors, float* dtable, int64_t id_begin, int64_t id_end) {
   for (int64_t row = 0; row < n; ++row) {
     if (ids[row] < id_begin || ids[row] >= id_end) continue;
     const float* in = dy + row * dim;
     float* out = dtable + ids[row] * dim;
+    const float factor = factors ? scale * factors[row] : scale;
 #pragma omp simd
-    for (int64_t c = 0; c < dim; ++c) out[c] += in[c] * scale;
+    for (int64_t c = 0; c < dim; ++c) out[c] += in[c] * factor;
   }
 }
 

@@ -10,6 +10,7 @@
 #include "cpu/linear.h"
 #include "cpu/norm.h"
 #include "cpu/optimizer.h"
+#include "cpu/sampled.h"
 #include "cpu/topk.h"
 
 namespace regard {
@@ -25,6 +26,7 @@ const Kernels table = {
     cross_entropy_forward,
     cross_entropy_backward,
     cross_entropy_fused,
+    sampled_loss,
     topk,
     rank_counts,
     linear_forward,

@@ -51,6 +51,22 @@ struct CrossEntropy {
   int64_t n_items, dim;
 };
 
+struct Sampled {               // losses over k shared negatives; see cpu/sampled.h
+  const float* h;              // (n, dim)
+  const float* items;          // (n_items, dim)
+  const int32_t* targets;      // (n)
+  const int32_t* negatives;    // (k), then -1 to the next panel
+  const float* log_expected;   // (k), then +infinity to the next panel
+  const float *packed, *rows;  // the vectors of the negatives: in panels, and with row stride round_up(dim, 16)
+  double* loss;                // (n)
+  float* dtargets;             // (n): gradient by the target's score
+  float* dh;                   // (n, dim)
+  int64_t n_negatives, dim;
+  double row_weight;  // 1 / n
+  bool softmax;       // or binary
+  float beta;
+};
+
 struct TopK {
   const float *h, *items;
   int64_t n_items, dim, k;
@@ -110,6 +126,9 @@ struct Kernels {
                                  int64_t item_end, float* ditems, float* dh, float* scratch);
   void (*cross_entropy_fused)(const CrossEntropy&, int64_t row_begin, int64_t row_end, float* ditems, float* scratch);
 
+  // dnegatives: (k, dim), added to
+  void (*sampled_loss)(const Sampled&, int64_t row_begin, int64_t row_end, float* dnegatives, float* scratch);
+
   void (*topk)(const TopK&, int64_t row_begin, int64_t row_end, float* scratch);
   void (*rank_counts)(const RankCounts&, int64_t row_begin, int64_t row_end, float* scratch);
 
@@ -134,9 +153,9 @@ struct Kernels {
                         int64_t begin, int64_t end);
   void (*embedding_forward)(const float* table, const int32_t* ids, int64_t dim, float scale, float* y,
                             int64_t row_begin, int64_t row_end);
-  // adds scale * dy[i] to dtable[ids[i]] for ids in [id_begin, id_end), in the order of i
-  void (*embedding_backward)(const float* dy, const int32_t* ids, int64_t n, int64_t dim, float scale, float* dtable,
-                             int64_t id_begin, int64_t id_end);
+  // in the order of i, for ids in [id_begin, id_end): adds scale * dy[i], times factors[i] if given, to dtable[ids[i]]
+  void (*embedding_backward)(const float* dy, const int32_t* ids, int64_t n, int64_t dim, float scale,
+                             const float* factors, float* dtable, int64_t id_begin, int64_t id_end);
   void (*dropout)(const Dropout&, const float* x, int64_t width, float* y, int64_t row_begin, int64_t row_end);
   void (*sgd)(const SgdStep&, float* weight, const float* grad, float* buffer, int64_t n);  // buffer may be null
   void (*adagrad)(const AdagradStep&, float* weight, const float* grad, float* squares, int64_t n);
@@ -156,6 +175,10 @@ inline int64_t catalogue_scratch(int64_t dim, int64_t rows) {
 inline int64_t fused_scratch(int64_t dim, int64_t n_items) {
   const int64_t wide = (dim + 15) / 16 * 16, items = (n_items + kItemTile) / kItemTile * kItemTile;
   return kRowBlock * (items + 2 * wide) + 1024;
+}
+inline int64_t sampled_scratch(int64_t dim, int64_t n_negatives) {
+  const int64_t wide = (dim + 15) / 16 * 16, negatives = (n_negatives + 15) / 16 * 16;
+  return kRowBlock * (negatives + 4 * wide) + 1024;
 }
 inline int64_t linear_scratch(int64_t n_in, int64_t n_out) {
   const int64_t in = (n_in + 15) / 16 * 16, out = (n_out + 15) / 16 * 16;

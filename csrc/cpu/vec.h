@@ -23,6 +23,7 @@ constexpr int64_t VW = REGARD_VW;
 typedef float vf __attribute__((vector_size(4 * REGARD_VW)));
 typedef int32_t vi __attribute__((vector_size(4 * REGARD_VW)));
 typedef float vf_unaligned __attribute__((vector_size(4 * REGARD_VW), aligned(4), may_alias));
+typedef int32_t vi_unaligned __attribute__((vector_size(4 * REGARD_VW), aligned(4), may_alias));
 
 static inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 static inline void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }

@@ -178,6 +178,17 @@ def rms_norm_forward(
     y: NDArray[np.float32],
     rstd: NDArray[np.float32],
 ) -> None: ...
+def sampled_loss_value_and_grad(
+    h: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    targets: NDArray[np.int32],
+    negatives: NDArray[np.int32],
+    binary: bool,
+    log_expected: NDArray[np.float32] | None,
+    beta: float,
+    dh: NDArray[np.float32],
+    ditem_vectors: NDArray[np.float32],
+) -> float: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(n: int) -> None: ...
 def sgd(

@@ -8,13 +8,14 @@ they make new ones. ``workspace=`` takes result arrays from a :class:`regard.wor
 Results do not depend on the number of threads.
 """
 
-from regard.ops.arguments import Activation, Align, Dropout, Precision
+from regard.ops.arguments import Activation, Align, Dropout, Precision, SampledLoss
 from regard.ops.attention import attention_backward, attention_forward, attention_weights
 from regard.ops.catalogue import (
     cross_entropy_backward,
     cross_entropy_forward,
     cross_entropy_value_and_grad,
     rank_counts,
+    sampled_loss_value_and_grad,
     topk,
 )
 from regard.ops.layers import (
@@ -41,6 +42,7 @@ __all__ = [
     "Align",
     "Dropout",
     "Precision",
+    "SampledLoss",
     "Workspace",
     "activation_backward",
     "activation_forward",
@@ -64,6 +66,7 @@ __all__ = [
     "rank_counts",
     "rms_norm_backward",
     "rms_norm_forward",
+    "sampled_loss_value_and_grad",
     "sgd",
     "sum_squares",
     "topk",

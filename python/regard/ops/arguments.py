@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Align = Literal["end", "start"]
 Activation = Literal["relu", "gelu", "silu", "sigmoid"] | None
 Precision = Literal["highest", "high", "medium"]
+SampledLoss = Literal["softmax", "bce"]
 
 
 class Dropout(NamedTuple):

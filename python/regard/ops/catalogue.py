@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regard import _core
-from regard.ops.arguments import Precision, choice, shape_of
+from regard.ops.arguments import Precision, SampledLoss, choice, shape_of
 from regard.workspace import NEW, Workspace
 
 if TYPE_CHECKING:
@@ -87,6 +87,65 @@ def cross_entropy_value_and_grad(
         ditem_vectors = workspace.zeros(shape_of("item_vectors", item_vectors, 2))
     loss = _core.cross_entropy_value_and_grad(h, item_vectors, targets, row_weights, dh, ditem_vectors)
     return loss, dh, ditem_vectors
+
+
+def sampled_loss_value_and_grad(
+    h: Floats,
+    item_vectors: Floats,
+    targets: Ints,
+    negatives: Ints,
+    *,
+    loss: SampledLoss = "softmax",
+    log_expected: Floats | None = None,
+    beta: float = 1.0,
+    ditem_vectors: Floats | None = None,
+    workspace: Workspace = NEW,
+) -> tuple[float, Floats, Floats]:
+    """Loss and gradients of every row's target against k sampled items that all rows share.
+
+    With ``s[j] = h[i]·item_vectors[negatives[j]]`` and ``t = h[i]·item_vectors[targets[i]]``, j over the negatives that
+    are not the row's own target, the loss is the mean over rows of
+
+    - ``"softmax"``: ``log(exp(t) + sum_j exp(s[j] - log_expected[j])) - t``;
+    - ``"bce"``: ``-(beta * log sigmoid(t) + sum_j log sigmoid(-s[j])) / (1 + number of j)``.
+
+    Parameters
+    ----------
+    h : (n, dim) float32
+    item_vectors : (n_items, dim) float32
+    targets : (n,) int32, rows of ``item_vectors``
+    negatives : (k,) int32, rows of ``item_vectors``, k from 1 to 16,384
+        An item that stands there twice counts twice.
+    loss : "softmax" (default) or "bce"
+    log_expected : (k,) float32, finite, optional
+        For softmax: log of how many times each negative is drawn on average. The sum then estimates that over the whole
+        catalogue without bias. The target is not drawn, so not corrected. None means 0 everywhere.
+    beta : float, default 1
+        For bce: below 1 it makes up for negatives that are fewer than in the catalogue (gBCE); 1 is plain BCE.
+    ditem_vectors : (n_items, dim) float32, optional
+        Added to at targets and negatives, the rest left alone.
+
+    Returns
+    -------
+    loss : float
+        0 without rows.
+    dh : (n, dim) float32
+    ditem_vectors : (n_items, dim) float32
+
+    Notes
+    -----
+    Importance correction: Bengio and Senécal 2008, "Adaptive importance sampling to accelerate training of a neural
+    probabilistic language model". gBCE: Petrov and Macdonald 2023, arXiv:2308.07192. Memory beside the results: k x dim
+    three times and once more for each of at most 16 parts of the rows, and the scores of 48 rows per thread.
+    """
+    binary = choice("loss", loss, {"softmax": 0, "bce": 1}) == 1
+    dh = workspace.zeros(shape_of("h", h, 2))
+    if ditem_vectors is None:
+        ditem_vectors = workspace.zeros(shape_of("item_vectors", item_vectors, 2))
+    value = _core.sampled_loss_value_and_grad(
+        h, item_vectors, targets, negatives, binary, log_expected, beta, dh, ditem_vectors
+    )
+    return value, dh, ditem_vectors
 
 
 def topk(
