@@ -1,8 +1,8 @@
 """A training run on disk, so that it can be stopped at any moment and go on with the same bits.
 
 One safetensors file: the tensors of a run, and as metadata ``checkpoint`` JSON: what the run is (settings, steps,
-data), where it stands, on what it was computed. That is all that decides the next step, since random numbers depend on the
-seed and the number of the step or epoch alone.
+data), where it stands, on what it was computed. That is all that decides the next step, since random numbers depend on
+the seed and the number of the step or epoch alone.
 """
 
 from __future__ import annotations

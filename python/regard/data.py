@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import html
 from .ids import as_ids, rows_of
 from .ragged import Ragged
 from .tables import (
@@ -262,6 +263,11 @@ class Interactions:
 
     def __len__(self) -> int:
         return self.n_events
+
+    def _repr_html_(self) -> str:
+        density = self.n_events / (self.n_users * self.n_items)
+        rows = [("users", self.n_users), ("items", self.n_items), ("events", self.n_events), ("density", density)]
+        return html.table("Interactions", [*rows, ("rows left out", self.report.n_bad)])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_users:,} users, {self.n_items:,} items, {self.n_events:,} events)"

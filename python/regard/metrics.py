@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import html
 from .ids import drop_unknown, rows_of
 from .ragged import Ragged
 from .recommender import BLOCK, Recommender, best, blocks, expected_ranks, masked, union
@@ -99,6 +100,9 @@ class Report(Mapping[str, float]):
         """Metrics and counts in one flat dictionary of plain Python values, ready for JSON."""
         names = ("n_users", "n_items", "n_targets", "n_cold_targets", "n_seen_targets", "exclude_seen", "fingerprint")
         return {**self._values, **{name: getattr(self, name) for name in names}}
+
+    def _repr_html_(self) -> str:
+        return html.table(f"{self.n_users:,} users, {self.n_items:,} items", self._values.items(), ["metric", "mean"])
 
     def __repr__(self) -> str:
         cutoffs = list(dict.fromkeys(name.partition("@")[2] for name in self._values))

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from . import model_file
+from . import html, model_file
 from .ids import as_ids, drop_unknown, id_lists, rows_of
 from .ragged import Ragged
 
 if TYPE_CHECKING:
     from .data import Interactions
+    from .splits import Holdout
 
 __all__ = ["OK", "POPULAR", "SHORT", "Flag", "Recommendations", "Recommender", "load"]
 
@@ -81,6 +82,14 @@ class Recommendations(NamedTuple):
             except ModuleNotFoundError:
                 continue
         raise ModuleNotFoundError(f"to_frame needs {library or 'polars or pandas'}: pip install 'regard[files]'")
+
+    def _repr_html_(self) -> str:
+        """The first twenty rows."""
+        shown = self.items[:20].tolist()
+        header = ["", *range(1, self.items.shape[1] + 1)]
+        return html.table(
+            f"Recommendations for {len(self.items):,}", ([i, *map(str, row)] for i, row in enumerate(shown)), header
+        )
 
 
 class Recommender:
@@ -298,8 +307,28 @@ class Recommender:
             setattr(self, name, value)
         return self
 
+    def score(self, holdout: Holdout) -> float:
+        """NDCG@10 on a holdout (the scikit-learn protocol: more is better); see `regard.evaluate` for more."""
+        from .metrics import evaluate  # noqa: PLC0415  # which knows recommenders
+
+        return evaluate(self, holdout, k=10, coverage=False)["ndcg@10"]
+
+    def _changed_params(self) -> dict[str, Any]:
+        """Parameters that are not the default."""
+        defaults = {name: argument.default for name, argument in inspect.signature(type(self)).parameters.items()}
+        return {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
+        """As it can be pasted; parameters that are the default are left out."""
+        return f"{type(self).__name__}({', '.join(f'{n}={value!r}' for n, value in self._changed_params().items())})"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, Any]] = [*self._changed_params().items()]
+        return html.table(type(self).__name__, rows + self._facts())
+
+    def _facts(self) -> list[tuple[str, Any]]:
+        """What a fitted model says of itself."""
+        return [("items", len(self.item_ids_))] if hasattr(self, "item_ids_") else [("fitted", "not yet")]
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "item_ids_"):

@@ -171,6 +171,13 @@ class SequenceModel(Recommender):
         self.params_, self.history_, self.best_epoch_ = outcome.params, outcome.history, outcome.best_epoch
         self.interrupted_ = outcome.interrupted
 
+    def _facts(self) -> list[tuple[str, Any]]:
+        if not hasattr(self, "history_"):
+            return super()._facts()
+        best = [entry["metric"] for entry in self.history_ if entry["epoch"] == self.best_epoch_]
+        facts = [("epochs", len(self.history_)), ("best epoch", self.best_epoch_)]
+        return super()._facts() + facts + [("validation NDCG@10", metric) for metric in best if metric is not None]
+
     # ---- a model that grows -------------------------------------------------------------------------------------
 
     def fit_more(

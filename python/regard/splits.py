@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import html
 from .data import Interactions
 from .ragged import Ragged
 from .tables import seconds
@@ -73,6 +74,18 @@ class Split:
     validation: Holdout | None
     test: Holdout
     fingerprint: str
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, part.n_users if isinstance(part, Interactions) else len(part), _events(part))
+            for name in ("train", "validation", "test")
+            if (part := getattr(self, name)) is not None
+        ]
+        return html.table(f"Split {self.fingerprint[:12]}", rows, ["", "users", "events or targets"])
+
+
+def _events(part: Interactions | Holdout) -> int:
+    return part.n_events if isinstance(part, Interactions) else len(part.targets.values)
 
 
 def leave_one_out(data: Interactions) -> Split:
