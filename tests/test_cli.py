@@ -236,8 +236,8 @@ def test_datasets_lists_every_card(capsys):
 
 def test_a_named_data_set_without_its_folder_says_what_to_set(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("REGARD_DATA", raising=False)
-    assert "ml-1m: set the environment variable REGARD_DATA" in complaint(
-        capsys, "train", "ml-1m", "--out", str(tmp_path / "m")
+    assert "yelp: set the environment variable REGARD_DATA" in complaint(
+        capsys, "train", "yelp", "--out", str(tmp_path / "m")
     )
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from regard import datasets
+from regard.baselines import Popularity
 from regard.data import Interactions
+from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.splits import by_time, leave_one_out
 from regard.synthetic import GENRES, MOODS, PlantedProcess, SyntheticInteractions, _film, synthetic
@@ -105,6 +107,61 @@ def test_files_that_differ_from_the_card_are_refused(tmp_path: Path) -> None:
         put(tmp_path, {"yelp/Yelp.txt.gz": content})
         with pytest.raises(ValueError, match=message):
             datasets.load("yelp", folder=tmp_path)
+
+
+def test_sessions_come_with_their_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = b"".join(b"5 6\n" for _ in range(11)) + b"7\n"
+    files = {"diginetica/train_sessions.txt.gz": sessions, "diginetica/test.txt.gz": b"6 5\t9\n6\t5\n"}
+    put(tmp_path, files)
+    small(monkeypatch, "diginetica", 12, 3, 23)
+    split = datasets.given_split("diginetica", folder=tmp_path)
+    assert split.train.item_ids.tolist() == [5, 6, 7, 9]  # 9 is only in the test
+    assert split.train.sequences.lengths.tolist() == [1, *[2] * 9, 1, 1]  # the first and the eleventh are asked
+    assert split.validation is not None and split.validation.user_ids.tolist() == [0, 10]
+    assert split.validation.histories.tolist() == [[0], [0]] and split.validation.targets.tolist() == [[1], [1]]
+    assert split.test.histories.tolist() == [[1, 0], [1]] and split.test.targets.tolist() == [[3], [0]]
+    assert split.fingerprint == split.test.fingerprint()
+    report = evaluate(Popularity().fit(split.train), split.test, k=4)
+    assert report.n_cold_targets == 1
+    with pytest.raises(ValueError, match=r"name: yelp comes without a test; diginetica, .* have one"):
+        small(monkeypatch, "yelp", 1, 2, 2)
+        datasets.given_split("yelp", folder=put(tmp_path, {"yelp/Yelp.txt.gz": b"1 2 3\n"}))
+    put(tmp_path, {"diginetica/test.txt.gz": b"6 5\t9\n6 5\n"})
+    with pytest.raises(ValueError, match="expected lines of items, a tab and a target, got another in line 2"):
+        datasets.given_split("diginetica", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_test"), [("diginetica", 60_858), ("yoochoose-1-64", 55_898), ("retailrocket", 15_132)]
+)
+def test_given_tests_have_all_their_prefixes(name: str, n_test: int) -> None:
+    if not (FOLDER / name).is_dir():
+        pytest.skip(f"{name} is not in {FOLDER}; set REGARD_DATA")
+    split = datasets.given_split(name, folder=FOLDER)
+    assert len(split.test) == n_test and split.test.histories.lengths.min() >= 1
+    assert split.validation is not None
+    assert split.train.n_events + len(split.validation) == datasets.card(name).n_events
+    met = np.union1d(datasets.load(name, folder=FOLDER).item_ids, [])
+    tested = split.train.item_ids[np.concatenate([split.test.targets.values, split.test.histories.values])]
+    assert len(np.setdiff1d(tested, met)) == {"yoochoose-1-64": 369}.get(name, 0)
+
+
+def test_clicks_of_news_follow_the_history_in_the_order_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "1\tU2\t11/12/2019 2:14:46 PM\tN1 N2\tN3-0 N4-1",
+        "2\tU2\t11/12/2019 9:14:46 AM\tN1 N2\tN5-1 N3-0 N6-1",
+        "3\tU1\t11/09/2019 12:00:00 AM\t\tN1-1",
+    ]
+    small(monkeypatch, "mind-5k", 2, 5, 6)
+    folder = put(tmp_path, {"mind-5k/behaviors.tsv.gz": "\n".join(lines).encode()})
+    data = datasets.load("mind-5k", folder=folder)
+    assert [data.item_ids[row].tolist() for row in data.sequences] == [["N1"], ["N1", "N2", "N5", "N6", "N4"]]
+    for line, message in (("1\tU\t11/12/2019 2 PM\tN1\tN2-1", "does not match format"), ("1\tU", "expected 5 fields")):
+        put(tmp_path, {"mind-5k/behaviors.tsv.gz": line.encode()})
+        with pytest.raises(ValueError, match=message):
+            datasets.load("mind-5k", folder=tmp_path)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

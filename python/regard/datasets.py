@@ -7,8 +7,10 @@ The files are not part of the library: their terms forbid it. Each set has a car
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import Interactions
+from .download import ARCHIVES, members
 from .ragged import Ragged
+from .splits import Holdout, Split
 from .synthetic import synthetic
 
-__all__ = ["Card", "card", "load", "names", "synthetic"]
+__all__ = ["Card", "card", "given_split", "load", "names", "synthetic"]
 
+File = Path | zipfile.Path
 MOVIELENS = "research use; no redistribution without permission; no commercial use"
 S3_REC = "ids of the file, order only; users and items with fewer than 5 events were removed by its authors"
+SESSIONS = "training sessions in the order of clicks; the test is given: prefixes of later sessions and the next click"
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,46 @@ _CARDS = {
             "lastfm", "Last.fm (HetRec 2011)", 1_090, 3_646, 52_551, ("lastfm/LastFM.txt.gz",), False, False, S3_REC,
             "Last.fm, HetRec 2011; file of S3-Rec (CIKM 2020)", "non-commercial research",
         ),
+        Card(
+            "amazon-beauty-bert4rec", "Amazon Beauty (2014), without filter on items", 40_226, 54_542, 353_962,
+            ("amazon-beauty-bert4rec/beauty.txt.gz",), False, False,
+            "file of BERT4Rec, users with 5 events or more; not the 12,101 items of amazon-beauty",
+            "J. McAuley, Amazon review data 2014; file of BERT4Rec (CIKM 2019)", "academic use; cite the authors",
+        ),
+        Card(
+            "amazon-grocery-rechorus", "Amazon Grocery and Gourmet Food (2014)", 14_681, 8_687, 121_892,
+            ("amazon-grocery-rechorus/train.csv.gz",), True, False,
+            "training file of ReChorus: the two events of each user that it holds out are missing",
+            "J. McAuley, Amazon review data 2014; file of ReChorus", "academic use; cite the authors",
+        ),
+        Card(
+            "diginetica", "Diginetica clicks", 186_670, 43_097, 906_140,
+            ("diginetica/train_sessions.txt.gz", "diginetica/test.txt.gz"), False, False, SESSIONS,
+            "CIKM Cup 2016 track 2; file of GCE-GNN (SIGIR 2020)", "competition data, research use",
+        ),
+        Card(
+            "yoochoose-1-64", "Yoochoose clicks, the last 1/64", 116_167, 17_376, 486_026,
+            ("yoochoose-1-64/train_sessions.txt.gz", "yoochoose-1-64/test.txt.gz"), False, False, SESSIONS,
+            "RecSys Challenge 2015; file of DGNN (WSDM 2023)", "CC BY-NC-ND 4.0",
+        ),
+        Card(
+            "retailrocket", "Retailrocket clicks", 126_168, 36_968, 685_984,
+            ("retailrocket/train_sessions.txt.gz", "retailrocket/test.txt.gz"), False, False, SESSIONS,
+            "Retailrocket on Kaggle; file of CGENet", "CC BY-NC-SA 4.0",
+        ),
+        Card(
+            "college-msg", "Messages at a university", 1_350, 1_862, 59_835, ("college-msg/CollegeMsg.txt.gz",),
+            True, False,
+            "a sender meets the receivers of its messages; 39,539 messages go to somebody written to before",
+            "SNAP CollegeMsg; Panzarasa, Opsahl and Carley 2009", "research; cite the authors",
+        ),
+        Card(
+            "mind-5k", "Microsoft News, 5,000 impressions", 4_637, 17_628, 146_474, ("mind-5k/behaviors.tsv.gz",),
+            False, False,
+            "clicks: of each user the history that the first impression gives, then what was clicked in its "
+            "impressions in the order of time; articles shown and not clicked are left out; a sample, not to compare",
+            "Microsoft News, MIND-small; Wu et al. 2020", "Microsoft research terms: non-commercial research only",
+        ),
     )
 }  # fmt: skip
 
@@ -131,7 +177,8 @@ def load(name: str, *, folder: str | Path | None = None) -> Interactions:
     name : str
         One of `names`; "synthetic" is drawn and needs no files.
     folder : path, default None
-        Holds a folder for each data set, as ``ml-1m/movies.dat``. None: the environment variable REGARD_DATA.
+        Holds a folder for each data set, as ``ml-1m/movies.dat``. None: the environment variable REGARD_DATA; without
+        it MovieLens sets are fetched from their publisher (see `regard.download`), others need the folder.
 
     Raises
     ------
@@ -139,20 +186,76 @@ def load(name: str, *, folder: str | Path | None = None) -> Interactions:
         Unknown name; a damaged file; other numbers of users, items or events than the card has.
     FileNotFoundError
         No folder is given, or it lacks a file; the message says which.
+    ConnectionError, ModuleNotFoundError
+        A set is to be fetched, and its publisher cannot be reached, or pooch is not installed.
     """
     about = card(name)
     if name == "synthetic":
         data: Interactions = synthetic()
     else:
-        data = _READERS.get(name, _read_sequences)(*_find(about, folder))
+        files = _find(about, folder)
+        original = name == "ml-1m" and not isinstance(files[0], Path)
+        data = (_read_ml_1m_original if original else _READERS.get(name, _read_sequences))(*files)
     for what in ("n_users", "n_items", "n_events"):
         if (got := getattr(data, what)) != (expected := getattr(about, what)):
             raise ValueError(f"{name}: expected {what} {expected:,}, got {got:,}; the files differ from the known ones")
     return data
 
 
-def _find(about: Card, folder: str | Path | None) -> list[Path]:
+def given_split(name: str, *, folder: str | Path | None = None) -> Split:
+    """The split that a set of sessions comes with: the test is prefixes of later sessions and the click after each.
+
+    Parameters
+    ----------
+    name : "diginetica", "yoochoose-1-64" or "retailrocket"
+    folder : as in `load`
+
+    Returns
+    -------
+    Split
+        Train: the training sessions. Validation: the last click of every tenth session that has two clicks or more,
+        which is not in the training part. Test: one "user" for each prefix, numbered in the order of the file. The
+        catalogue also has items that occur in the test only: nobody can know them, and they count as misses.
+
+    Raises
+    ------
+    ValueError
+        The set has no given test; and as for `load`.
+    """
+    data = load(name, folder=folder)
+    about = card(name)
+    if about.protocol is not SESSIONS:
+        given = ", ".join(other.name for other in _CARDS.values() if other.protocol is SESSIONS)
+        raise ValueError(f"name: {name} comes without a test; {given} have one")
+    path = _find(about, folder)[1]
+    rows = [line.split("\t") for line in _lines(path)]
+    if wrong := [i for i, row in enumerate(rows) if len(row) < 2 or not row[0].strip()]:
+        raise ValueError(f"{path}: expected lines of items, a tab and a target, got another in line {wrong[0] + 1}")
+    prefixes = [row[0].split() for row in rows]
+    histories = Ragged.from_lengths(_integers(path, prefixes), [len(prefix) for prefix in prefixes])
+    targets = _integers(path, ([row[1]] for row in rows))
+
+    item_ids = np.unique(np.concatenate([data.item_ids, histories.values, targets]))
+    sequences = Ragged(np.searchsorted(item_ids, data.item_ids)[data.sequences.values], data.sequences.offsets)
+    asked = np.flatnonzero(sequences.lengths >= 2)[::10]
+    kept = sequences.lengths.copy()
+    kept[asked] -= 1
+    chosen = sequences.take(asked)
+    train = Interactions.from_sequences(data.user_ids, item_ids, sequences.head(kept))
+    validation = Holdout(item_ids, data.user_ids[asked], chosen.drop_last(1), chosen.tail(1))
+    test = Holdout(
+        item_ids,
+        np.arange(len(rows)),
+        Ragged(np.searchsorted(item_ids, histories.values).astype(np.int32), histories.offsets),
+        Ragged(np.searchsorted(item_ids, targets).astype(np.int32), np.arange(len(rows) + 1)),
+    )
+    return Split(train, validation, test, test.fingerprint())
+
+
+def _find(about: Card, folder: str | Path | None) -> Sequence[File]:
     given = folder if folder is not None else os.environ.get("REGARD_DATA")
+    if not given and about.name in ARCHIVES:
+        return members(about.name, _ORIGINALS[about.name], about.terms)
     if not given:
         raise FileNotFoundError(
             f"{about.name}: set the environment variable REGARD_DATA, or folder=, to the folder that holds "
@@ -165,7 +268,7 @@ def _find(about: Card, folder: str | Path | None) -> list[Path]:
     return paths
 
 
-def _lines(path: Path, encoding: str = "utf-8") -> list[str]:
+def _lines(path: File, encoding: str = "utf-8") -> list[str]:
     import gzip  # noqa: PLC0415  # import regard loads NumPy only
     import zlib  # noqa: PLC0415
 
@@ -177,14 +280,14 @@ def _lines(path: Path, encoding: str = "utf-8") -> list[str]:
     return text.split("\n")[:-1] if text.endswith("\n") else text.split("\n")
 
 
-def _integers(path: Path, rows: Iterable[list[str]]) -> NDArray[np.int64]:
+def _integers(path: File, rows: Iterable[list[str]]) -> NDArray[np.int64]:
     try:
         return np.fromiter(map(int, chain.from_iterable(rows)), np.int64)
     except ValueError as error:
         raise ValueError(f"{path}: expected integers ({error})") from error
 
 
-def _columns(path: Path, *, header: bool, width: int) -> NDArray[np.int64]:
+def _columns(path: File, *, header: bool, width: int) -> NDArray[np.int64]:
     """A table of integers, one row of the result for each of its columns."""
     rows = [line.split() for line in _lines(path)[header:]]
     if wrong := [i for i, row in enumerate(rows) if len(row) != width]:
@@ -192,7 +295,7 @@ def _columns(path: Path, *, header: bool, width: int) -> NDArray[np.int64]:
     return _integers(path, rows).reshape(-1, width).T
 
 
-def _sequence_file(path: Path) -> tuple[NDArray[np.int64], Ragged]:
+def _sequence_file(path: File) -> tuple[NDArray[np.int64], Ragged]:
     """Users, and the item ids of each, of a file with lines ``user item item ...``."""
     rows = [line.split() for line in _lines(path)]
     numbers = Ragged.from_lengths(_integers(path, rows), [len(row) for row in rows])
@@ -217,7 +320,7 @@ def _read_sequences(path: Path) -> Interactions:
     return _from_ids(*_sequence_file(path))
 
 
-def _titles(path: Path, separator: str) -> dict[int, str]:
+def _titles(path: File, separator: str) -> dict[int, str]:
     """Item id → title of a Latin-1 file with lines of id, title and more."""
     rows = [line.split(separator) for line in _lines(path, "latin-1")]
     try:
@@ -236,22 +339,78 @@ def _read_ml_1m(sequences: Path, item_map: Path, user_map: Path, movies: Path) -
     return _from_ids(original[0], Ragged(original[1], items.offsets), _titles(movies, "::"))
 
 
-def _read_ml_100k(ratings: Path, movies: Path) -> Interactions:
+def _read_ml_100k(ratings: File, movies: File) -> Interactions:
     user, item, _, time = _columns(ratings, header=False, width=4)
     return Interactions(user, item, time, titles=_titles(movies, "|"))
 
 
-def _read_ml_latest_small(ratings: Path, movies: Path) -> Interactions:
+def _read_ml_latest_small(ratings: File, movies: File) -> Interactions:
     import csv  # noqa: PLC0415
 
-    data = Interactions.from_file(ratings)
+    rows = list(csv.reader(_lines(ratings)[1:]))
+    user, item, time = (_integers(ratings, ([row[column]] for row in rows)) for column in (0, 1, 3))
     titles = {int(row[0]): row[1] for row in csv.reader(_lines(movies)[1:])}
-    data.titles = np.array([titles.get(i, str(i)) for i in data.item_ids.tolist()])
+    return Interactions(user, item, time, titles=titles)
+
+
+def _read_ml_1m_original(ratings: File, movies: File) -> Interactions:
+    """As published: movies with 5 ratings or more are kept, equal seconds stay in the order of the rows."""
+    rows = [line.split("::") for line in _lines(ratings)]
+    user, item, time = (_integers(ratings, ([row[column]] for row in rows)) for column in (0, 1, 3))
+    _, place, count = np.unique(item, return_inverse=True, return_counts=True)
+    kept = (count >= 5)[place]
+    data = Interactions(user[kept], item[kept], time[kept], titles=_titles(movies, "::"))
+    data.times = None  # as in the prepared files, which have the order alone
     return data
 
 
+def _read_sessions(sessions: Path, test: Path) -> Interactions:
+    rows = [line.split() for line in _lines(sessions)]
+    return _from_ids(np.arange(len(rows)), Ragged.from_lengths(_integers(sessions, rows), [len(row) for row in rows]))
+
+
+def _read_pairs(path: Path) -> Interactions:
+    return Interactions(*_columns(path, header=False, width=2))
+
+
+def _read_college_msg(path: Path) -> Interactions:
+    return Interactions(*_columns(path, header=False, width=3))
+
+
+def _read_mind(path: Path) -> Interactions:
+    rows = [line.split("\t") for line in _lines(path)]
+    if wrong := [i for i, row in enumerate(rows) if len(row) != 5]:
+        raise ValueError(f"{path}: expected 5 fields, got {len(rows[wrong[0]])} in line {wrong[0] + 1}")
+    try:
+        rows.sort(key=lambda row: datetime.strptime(row[2], "%m/%d/%Y %I:%M:%S %p"))  # stable
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    clicks: dict[str, list[str]] = {}
+    for _, user, _, history, shown in rows:
+        if user not in clicks:
+            clicks[user] = history.split()
+        clicks[user] += [article[:-2] for article in shown.split() if article.endswith("-1")]
+    return Interactions(
+        [user for user, articles in clicks.items() for _ in articles],
+        [article for articles in clicks.values() for article in articles],
+    )
+
+
+# The files of a published archive, where it holds them in another form than a folder of data sets.
+_ORIGINALS = {
+    "ml-1m": ("ml-1m/ratings.dat", "ml-1m/movies.dat"),
+    "ml-100k": ("ml-100k/u.data", "ml-100k/u.item"),
+    "ml-latest-small": ("ml-latest-small/ratings.csv", "ml-latest-small/movies.csv"),
+}
 _READERS: dict[str, Callable[..., Any]] = {
     "ml-1m": _read_ml_1m,
     "ml-100k": _read_ml_100k,
     "ml-latest-small": _read_ml_latest_small,
+    "amazon-beauty-bert4rec": _read_pairs,
+    "amazon-grocery-rechorus": Interactions.from_file,
+    "diginetica": _read_sessions,
+    "yoochoose-1-64": _read_sessions,
+    "retailrocket": _read_sessions,
+    "college-msg": _read_college_msg,
+    "mind-5k": _read_mind,
 }

@@ -27,10 +27,11 @@ def add_data(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
     parser.add_argument("--separator", metavar="TEXT", help="between the columns of the file (default: found out)")
     parser.add_argument(
         "--split",
-        choices=("leave-one-out", "time", "none"),
+        choices=("leave-one-out", "time", "given", "none"),
         default="leave-one-out",
         help="leave-one-out: each user's last event is the test, the one before it the validation; time: what happened "
-        "from --at on; none: train on everything, test nothing (default: leave-one-out)",
+        "from --at on; given: the test that a set of sessions comes with; none: train on everything, test nothing "
+        "(default: leave-one-out)",
     )
     parser.add_argument("--at", metavar="TIME", help="with --split time: ISO 8601 or Unix seconds")
     parser.add_argument("--validation-at", metavar="TIME", help="with --split time: where the validation begins")
@@ -57,6 +58,8 @@ def split_data(arguments: argparse.Namespace, data: Interactions) -> Split | Non
         return by_time(data, at=_time(arguments.at), validation_at=until)
     if arguments.at is not None or arguments.validation_at is not None:
         raise ValueError("--at and --validation-at belong to --split time")
+    if arguments.split == "given":
+        return datasets.given_split(arguments.data)
     return leave_one_out(data) if arguments.split == "leave-one-out" else None
 
 
