@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regard import _core, tensor_file
+from regard import _core, tensor_file, whole_file
 
 if TYPE_CHECKING:
     from regard.tensor_file import Array
@@ -42,7 +42,7 @@ class Checkpoint:
         self.path, self.seconds, self.data = Path(path), seconds, data
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"checkpoint: no folder {self.path.parent}")
-        tensor_file.remove_leftovers(self.path)
+        whole_file.remove_leftovers(self.path)
         self.saved_at = time.perf_counter()
 
     def due(self) -> bool:

@@ -192,10 +192,15 @@ def gated(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     return ops.gate_forward(gate, value, activation=activation, workspace=run.ws), backward
 
 
+def heads(x: Array, step: Step, run: Run) -> tuple[list[Array], Callable[[list[Array]], Array]]:
+    """Queries, keys and values of an attention step, each (total, heads, head_dim)."""
+    results, backward = _linear_maps(x, [step[part] for part in ("query", "key", "value")], run)
+    return [y.reshape(len(y), step["heads"], -1) for y in results], backward
+
+
 def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
-    heads, cu = step["heads"], run.cu_seqlens
-    results, maps_backward = _linear_maps(x, [step[part] for part in ("query", "key", "value")], run)
-    q, k, v = (y.reshape(len(y), heads, -1) for y in results)
+    cu = run.cu_seqlens
+    (q, k, v), maps_backward = heads(x, step, run)
     table = step.get("distance_bias")
     how: dict[str, Any] = {"causal": True, "dropout": run.drop(step["dropout"]), "workspace": run.ws}
     how["bias"] = None if table is None else run.params[table]

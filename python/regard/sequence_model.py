@@ -20,7 +20,7 @@ from regard import model_file, ops
 from regard.checkpoint import Checkpoint
 from regard.data import Interactions
 from regard.ids import as_ids, id_lists, rows_of
-from regard.layers import Run, Step, forward
+from regard.layers import Run, Step, forward, heads
 from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.recommender import Recommender, blocks
@@ -335,6 +335,38 @@ class SequenceModel(Recommender):
         h = np.zeros((len(rows), self.dim), np.float32)
         h[known] = self._encode(rows.take(known))
         return h
+
+    def attention_weights(self, history: Any, block: int = -1) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """How each event of one history weighs the events before it and itself, in one attention step.
+
+        Parameters
+        ----------
+        history : item ids, oldest first; only the newest ``max_len`` known ones are looked at
+        block : int, default the last
+
+        Returns
+        -------
+        weights : (n_heads, n, n) float32
+            ``weights[head, i, j]`` is the part that event j has in what event i sees; rows sum to 1.
+        item_ids : (n,)
+            The events.
+        """
+        rows, _ = self._rows_of_histories(history)
+        if len(rows) != 1 or not len(rows.values):
+            raise ValueError(
+                f"history: expected one history with a known event, got {len(rows)}, {len(rows.values)} known"
+            )
+        window = rows.tail(self.max_len)
+        steps = self.steps()
+        places = [place for place, step in enumerate(steps) if step["kind"] == "attention"]
+        if not -len(places) <= block < len(places):
+            raise ValueError(f"block: expected one of {len(places)}, got {block}")
+        step, run = steps[places[block]], Run(window.values, window.offsets, self.params_)
+        x, _ = forward(steps[: places[block]], run)
+        (q, k, _), _ = heads(x, step, run)
+        bias = self.params_[step["distance_bias"]] if "distance_bias" in step else None
+        weights = ops.attention_weights(q, k, run.cu_seqlens, run.cu_seqlens, causal=True, bias=bias)[0]
+        return weights, self.item_ids_[window.values]
 
     def _scores(self, histories: Ragged) -> NDArray[np.float32]:
         return ops.linear_forward(self._encode(histories), self.params_[self._tables[1]])[0]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from regard import whole_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def digest(tensor: Array) -> str:
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write to a temporary name in the same folder, sync, rename: a reader sees the old file or the new one.
+    """Write, whole or not at all; see `regard.whole_file.write`.
 
     Parameters
     ----------
@@ -58,25 +59,12 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: 
     if len(text) > _LARGEST_HEADER:
         raise ValueError(f"{os.fspath(path)}: the header would have {len(text):,} bytes, at most {_LARGEST_HEADER:,}")
 
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent)
-    try:
-        try:
-            _write_all(handle, len(text).to_bytes(8, "little") + text)
-            for name in names:
-                _write_all(handle, np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    def parts() -> Iterator[Any]:
+        yield len(text).to_bytes(8, "little") + text
+        for name in names:
+            yield np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data
+
+    whole_file.write(path, parts())
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Array]]:
@@ -98,21 +86,3 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Array]
             return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name}: truncated or damaged, or not a safetensors file ({error})") from None
-
-
-def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Temporary files of writes to this path that were killed. Only for a file that one process writes."""
-    target = Path(path)
-    for leftover in target.parent.glob(f"{_prefix(target)}*.tmp"):
-        leftover.unlink(missing_ok=True)
-
-
-def _prefix(target: Path) -> str:
-    return f".{target.name}."
-
-
-def _write_all(handle: int, data: Any) -> None:
-    """`os.write` may write less than it is given: a part at a time, or what a full disk still takes."""
-    left = memoryview(data)
-    while left:
-        left = left[os.write(handle, left) :]

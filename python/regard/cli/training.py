@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from regard import report
 from regard.cli import compare, settings
 from regard.cli.inputs import add_data, load_data, split_data
 from regard.cli.text import print_json
+from regard.metrics import Report
 from regard.metrics import evaluate as measure
 from regard.models.self_attention import SelfAttentionRecommender
 from regard.recommender import load
@@ -28,6 +32,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the run here every minute; the same command goes on from it, with the same result to the last bit",
     )
+    parser.add_argument("--report", metavar="FILE.html", help="also evaluate, and write one page with tables and plots")
     settings.add_flags(parser)
 
 
@@ -41,7 +46,8 @@ def train(arguments: argparse.Namespace) -> int:
         else:
             print(settings.as_toml(chosen), end="")
         return 0
-    check_out(arguments.out)
+    check_out("--out", arguments.out)
+    check_report(arguments.report)
     data = load_data(arguments)
     split = split_data(arguments, data)
     started = time.perf_counter()
@@ -51,6 +57,9 @@ def train(arguments: argparse.Namespace) -> int:
         model.fit(split.train, validation=split.validation, checkpoint=arguments.checkpoint)
     seconds = time.perf_counter() - started
     model.save(arguments.out)
+    if arguments.report is not None:
+        reports = None if split is None else dict(judged(model, split, {"k": 10}, tuned=False))
+        report.write(arguments.report, model, split, reports, data=arguments.data)
     best = next((entry["metric"] for entry in model.history_ if entry["epoch"] == model.best_epoch_), None)
     summary: dict[str, Any] = {
         "data": arguments.data,
@@ -77,14 +86,23 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_out(path: str | None) -> None:
-    """Say before the training, not after it, that the model cannot be saved."""
+def check_out(flag: str, path: str | None) -> None:
+    """Say before the work, not after it, that a file cannot be written."""
     if path is None:
-        raise ValueError("--out: expected a file to save the model in")
+        raise ValueError(f"{flag}: expected a file to write to")
     folder = Path(path).absolute().parent
     if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         reason = "it is a folder" if Path(path).is_dir() else f"cannot write in the folder {folder}"
-        raise ValueError(f"--out: cannot save as {path}: {reason}")
+        raise ValueError(f"{flag}: cannot save as {path}: {reason}")
+
+
+def check_report(path: str | None) -> None:
+    """The same for a page, which needs matplotlib too."""
+    if path is None:
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("--report needs matplotlib: pip install 'regard[plots]'")
+    check_out("--report", path)
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,24 +113,26 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-baselines", action="store_true", help="only the model")
     parser.add_argument("--tune", action="store_true", help="choose the settings of the rules on the validation part")
     parser.add_argument("--include-seen", action="store_true", help="also rank what the history holds")
+    parser.add_argument("--report", metavar="FILE.html", help="also write one page with tables and plots")
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Rank the test targets with the model and with baselines fitted on the training part."""
+    check_report(arguments.report)
     model = load(arguments.model)
     split = split_data(arguments, load_data(arguments))
     if split is None:
         raise ValueError("--split none leaves nothing to evaluate on")
     options = {"k": arguments.k, "exclude_seen": not arguments.include_seen}
-    report = measure(model, split.test, **options)
-    results = [compare.row("regard", report)]
-    if not arguments.no_baselines:
-        for name, baseline in compare.baselines(split, tuned=arguments.tune):
-            results.append(compare.row(name, measure(baseline, split.test, **options)))
-    interval = report.interval(f"ndcg@{max(arguments.k)}")
+    reports = dict(judged(model, split, options, tuned=arguments.tune, alone=arguments.no_baselines))
+    results = [compare.row(name, one) for name, one in reports.items()]
+    own = reports["regard"]
+    if arguments.report is not None:
+        report.write(arguments.report, model, split, reports, data=arguments.data)
+    interval = own.interval(f"ndcg@{max(arguments.k)}")
     clean = trained_on(model, split)
     if arguments.json:
-        counts = {name: value for name, value in report.to_dict().items() if name not in report}
+        counts = {name: value for name, value in own.to_dict().items() if name not in own}
         print_json(
             {
                 "data": arguments.data,
@@ -127,13 +147,22 @@ def evaluate(arguments: argparse.Namespace) -> int:
     shown = [f"{name}@{k}" for name in ("hr", "ndcg") for k in sorted(set(arguments.k))]
     compare.print_results(results, [*shown, "mrr"])
     print(
-        f"{report.n_users:,} users, {report.n_items:,} items, full ranking, seen items "
-        f"{'excluded' if report.exclude_seen else 'ranked like others'}; test {split.fingerprint[:12]}"
+        f"{own.n_users:,} users, {own.n_items:,} items, full ranking, seen items "
+        f"{'excluded' if own.exclude_seen else 'ranked like others'}; test {split.fingerprint[:12]}"
     )
     print(f"regard: 95 % interval of ndcg@{max(arguments.k)} over users {interval[0]:.4f} to {interval[1]:.4f}")
     if not clean:
         print("The model was not trained on the training part of this split: it may have seen the answers.")
     return 0
+
+
+def judged(
+    model: Any, split: Split, options: dict[str, Any], *, tuned: bool, alone: bool = False
+) -> Iterator[tuple[str, Report]]:
+    """Reports on the test: the model's, and unless it stands alone the baselines'."""
+    yield "regard", measure(model, split.test, **options)
+    for name, baseline in () if alone else compare.baselines(split, tuned=tuned):
+        yield name, measure(baseline, split.test, **options)
 
 
 def trained_on(model: Any, split: Split) -> bool:

@@ -1,0 +1,184 @@
+"""Pictures of a training, of a test and of attention (extra ``plots``: matplotlib).
+
+Every function draws into ``ax``, or into a figure of its own that no window knows of, and returns the axes: save it
+with ``ax.figure.savefig("x.png")``; notebooks show ``ax.figure``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from regard.data import Interactions
+    from regard.metrics import Report
+    from regard.sequence_model import SequenceModel
+    from regard.splits import Holdout
+
+# Okabe and Ito 2008: told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_EDGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+
+
+def _axes(ax: Any, width: float = 6.0, height: float = 3.6) -> Any:
+    if ax is None:
+        try:
+            from matplotlib.figure import Figure  # noqa: PLC0415
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("plots need matplotlib: pip install 'regard[plots]'") from None
+        ax = Figure(figsize=(width, height), layout="constrained").subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _named(given: Any, name: str) -> dict[str, Any]:
+    return dict(given) if isinstance(given, dict) else {name: given}
+
+
+def learning_curve(models: SequenceModel | Mapping[str, SequenceModel], ax: Any = None) -> Any:
+    """Training loss (left axis) and validation NDCG@10 (right axis) by epoch; a dot marks the epoch that was kept.
+
+    Parameters
+    ----------
+    models : a fitted model, or several by name
+    ax : matplotlib axes, optional
+    """
+    ax = _axes(ax)
+    right = None
+    for (name, model), colour in zip(_named(models, "").items(), COLOURS, strict=False):
+        epochs = [entry["epoch"] for entry in model.history_]
+        metrics = [entry["metric"] for entry in model.history_]
+        ax.plot(epochs, [entry["loss"] for entry in model.history_], color=colour, linestyle="--", label=f"{name} loss")
+        if None in metrics:
+            continue
+        if right is None:
+            right = ax.twinx()
+            right.spines["top"].set_visible(False)
+            right.set_ylabel("validation NDCG@10")
+        right.plot(epochs, metrics, color=colour, label=f"{name} NDCG@10")
+        best = epochs.index(model.best_epoch_)
+        right.plot(epochs[best], metrics[best], "o", color=colour)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("training loss, nats per event")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    handles = [line for one in (ax, right) if one is not None for line in one.lines if line.get_label()[0] != "_"]
+    ax.figure.legend(
+        handles, [line.get_label().strip() for line in handles], loc="outside upper center", ncols=4, frameon=False
+    )
+    return ax
+
+
+def metric_by_history_length(
+    reports: Report | Mapping[str, Report], holdout: Holdout, *, metric: str = "ndcg@10", ax: Any = None
+) -> Any:
+    """Mean of a metric over users with about as long a history, with 95 % intervals.
+
+    Parameters
+    ----------
+    reports : a report of `regard.evaluate` on the holdout, or several by name
+    holdout : Holdout
+    metric : str, default "ndcg@10"
+    ax : matplotlib axes, optional
+    """
+    return _by(reports, holdout.histories.lengths, metric, "events in the history", ax)
+
+
+def metric_by_popularity(
+    reports: Report | Mapping[str, Report],
+    holdout: Holdout,
+    train: Interactions,
+    *,
+    metric: str = "ndcg@10",
+    ax: Any = None,
+) -> Any:
+    """Mean of a metric over users whose target has about as many training events, with 95 % intervals.
+
+    Parameters
+    ----------
+    reports, holdout, metric, ax : as in `metric_by_history_length`
+    train : Interactions with the catalogue of the holdout
+        Where events are counted; of several targets of a user the mean counts.
+    """
+    counts = train.popularity()[holdout.targets.values]
+    mean = np.add.reduceat(counts, holdout.targets.offsets[:-1]) / holdout.targets.lengths
+    return _by(reports, mean, metric, "training events of the target", ax)
+
+
+def bins(values: NDArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the bins 0, 1, 2-4, 5-9, 10-19, ... that are not empty, and the bin of each value."""
+    bin_of = np.searchsorted(_EDGES, np.floor(values), "right")
+    used, place = np.unique(bin_of, return_inverse=True)
+    ends = [0, *_EDGES]
+    names = []
+    for i in used.tolist():
+        low, high = ends[i], ends[i + 1] - 1 if i + 1 < len(ends) else None
+        names.append(f"{low:,}+" if high is None else f"{low:,}" if low == high else f"{low:,}-{high:,}")
+    return names, place
+
+
+def _by(reports: Any, values: NDArray[Any], metric: str, label: str, ax: Any) -> Any:
+    names, place = bins(values)
+    users = np.bincount(place)
+    ax = _axes(ax, width=max(6.0, 0.9 * len(names)))
+    shown = _named(reports, metric)
+    for i, ((name, report), colour) in enumerate(zip(shown.items(), COLOURS, strict=False)):
+        per_user = report.per_user(metric)
+        if len(per_user) != len(values):
+            raise ValueError(f"reports: expected {len(values)} users (as in the holdout), got {len(per_user)}")
+        mean = np.bincount(place, per_user) / users
+        spread = np.sqrt(np.maximum(np.bincount(place, per_user**2) / users - mean**2, 0) / users)
+        shift = (i - (len(shown) - 1) / 2) * 0.6 / len(shown)
+        ax.errorbar(
+            np.arange(len(names)) + shift,
+            mean,
+            1.96 * spread,
+            fmt="o",
+            markersize=4,
+            capsize=2,
+            color=colour,
+            label=name,
+        )
+    ax.set_xticks(range(len(names)), [f"{name}\n{n:,}" for name, n in zip(names, users, strict=True)], fontsize=8)
+    ax.set_xlabel(f"{label} (below: users)")
+    ax.set_ylabel(f"{metric.upper()}, 95 % interval")
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    ax.set_ylim(bottom=0)
+    ax.grid(axis="y", alpha=0.3)
+    if len(shown) > 1:
+        ax.figure.legend(loc="outside upper center", ncols=len(shown), frameon=False)
+    return ax
+
+
+def attention_heatmap(model: SequenceModel, history: Any, *, block: int = -1, head: int = 0, ax: Any = None) -> Any:
+    """The weights ``a_ij`` of one history: row i says what event i looks at.
+
+    Parameters
+    ----------
+    model : fitted
+    history : item ids, oldest first
+    block, head : int
+        Which attention step, by default the last; which of its heads.
+    ax : matplotlib axes, optional
+    """
+    weights, items = model.attention_weights(history, block)
+    if not 0 <= head < len(weights):
+        raise ValueError(f"head: expected from 0 to {len(weights) - 1}, got {head}")
+    n = len(items)
+    side = min(12.0, 3.2 + 0.22 * n)
+    ax = _axes(ax, side + 1, side)
+    image = ax.imshow(np.where(np.tri(n, dtype=bool), weights[head], np.nan), cmap="viridis", vmin=0)
+    titles = items if model.titles_ is None else model.titles_[np.searchsorted(model.item_ids_, items)]
+    names = [title if len(title) <= 28 else f"{title[:27]}…" for title in map(str, titles.tolist())]
+    step = -(-n // 50)  # more labels cannot be read
+    for axis, turned in ((ax.xaxis, 90), (ax.yaxis, 0)):
+        axis.set_ticks(range(0, n, step), names[::step], fontsize=7, rotation=turned)
+        for text in axis.get_ticklabels():
+            text.set_parse_math(False)
+    ax.set_xlabel("is looked at")
+    ax.set_ylabel("looks")
+    ax.figure.colorbar(image, ax=ax, label="attention weight", shrink=0.8)
+    return ax
