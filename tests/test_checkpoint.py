@@ -201,6 +201,15 @@ def test_a_write_that_fails_at_any_call_leaves_a_whole_file(name, half, tmp_path
     assert failures >= {"write": 3, "fsync": 2, "replace": 1, "open": 1, "close": 2}[name]
 
 
+def test_a_file_has_the_rights_that_the_user_gives_to_new_files(tmp_path):
+    before = os.umask(0o027)
+    try:
+        tensor_file.write(tmp_path / "file", {"a": np.zeros(1)}, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
 def test_short_writes_are_completed(tmp_path, monkeypatch):
     original = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: original(handle, data[:7]))

@@ -151,9 +151,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.links += [
-            value for name, value in attributes if name in ("src", "href", "xlink:href") and value[:1] != "#"
-        ]
+        links = [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        self.links += [link for link in links if not link.startswith(("#", "data:image/png;base64,"))]
 
     def handle_data(self, data):
         self.words.append(data)

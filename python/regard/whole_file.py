@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +17,8 @@ def write(path: str | os.PathLike[str], parts: Iterable[bytes | memoryview]) -> 
         The folder cannot be written, the disk is full: the file of that name stays as it was.
     """
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent)
+    temporary = target.with_name(f"{_prefix(target)}{secrets.token_hex(6)}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
     try:
         try:
             for part in parts:
@@ -27,7 +28,7 @@ def write(path: str | os.PathLike[str], parts: Iterable[bytes | memoryview]) -> 
             os.close(handle)
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     folder = os.open(target.parent, os.O_RDONLY)
     try:
