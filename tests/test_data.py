@@ -104,6 +104,11 @@ def test_ids_that_cannot_be_are_refused_by_name(bad: list, error: type[Exception
         Interactions([1, 2], bad)
 
 
+def test_an_id_that_numpy_would_cut_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"ids: 'a\\x00' ends in a NUL character"):
+        Interactions([1, 1], ["a", "a\0"])
+
+
 def test_no_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="user_id: expected at least one row, got 0"):
         Interactions([], [])

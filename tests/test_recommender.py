@@ -261,7 +261,7 @@ def test_a_frame_without_a_library_says_what_to_install(monkeypatch):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr("regard.recommender.importlib.import_module", missing)
-    with pytest.raises(ModuleNotFoundError, match=r"polars or pandas: pip install 'regard\[files\]'"):
+    with pytest.raises(ModuleNotFoundError, match="needs polars, pandas or pyarrow: pip install polars"):
         model.recommend([10]).to_frame()
 
 

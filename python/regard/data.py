@@ -7,7 +7,7 @@ the input that cannot be used are never dropped in silence: they are counted by 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import html
+from .frames import frame_columns, library_of, make_frame
 from .ids import as_ids, rows_of
 from .ragged import Ragged
 from .tables import (
     EXAMPLES,
     BadRows,
+    Column,
     encode,
+    event_order,
     flat,
     plain_integers,
     read_ids,
@@ -98,6 +101,8 @@ class Interactions:
     titles : (n_items,) str, or None
     report : DataReport
         Rows that could not be used, by reason, with the first examples.
+    library : "polars", "pandas", "pyarrow", or None
+        Where the frame that this was made of came from; what `to_frame` gives by default.
 
     Raises
     ------
@@ -125,6 +130,7 @@ class Interactions:
     weights: Ragged | None
     titles: NDArray[np.str_] | None
     report: DataReport
+    library: str | None = None
 
     def __init__(
         self,
@@ -140,19 +146,28 @@ class Interactions:
 
     @classmethod
     def from_frame(cls, frame: Any, *, columns: Mapping[str, str] | None = None) -> Self:
-        """Interactions from a data frame (pandas, Polars, or anything with `columns` and ``frame[name]``).
+        """Interactions from a data frame.
 
         Parameters
         ----------
         frame : data frame
-            With columns user_id, item_id and, if there, datetime and weight. Common spellings such as userId, movie
-            or timestamp are understood (see ``regard.tables.ALIASES``); other columns are ignored.
+            pandas, Polars (also a LazyFrame), a pyarrow Table or what else narwhals knows; without narwhals (extra
+            ``frames``) pandas, a Polars DataFrame or anything with `columns` and ``frame[name]``. It has the columns
+            user_id, item_id and, if there, datetime and weight. Common spellings such as userId, movie or timestamp
+            are understood (see ``regard.tables.ALIASES``); other columns are ignored.
         columns : mapping, default None
             Name in the frame → our name, e.g. ``{"who": "user_id"}``.
+
+        Raises
+        ------
+        ValueError
+            Columns not found; and as for `Interactions`.
+        ImportError
+            A LazyFrame or a Table without narwhals.
         """
-        names = resolve([str(name) for name in frame.columns], columns)
         self = cls.__new__(cls)
-        self._build({ours: flat(ours, np.asarray(frame[theirs])) for ours, theirs in names.items()})
+        self._build(frame_columns(frame, lambda names: resolve(names, columns)))
+        self.library = library_of(frame)
         return self
 
     @classmethod
@@ -280,9 +295,37 @@ class Interactions:
         """Rows of the given item ids, int32, −1 for unknown ones. TypeError for ids of another type."""
         return rows_of(as_ids("ids", ids, self.item_ids), self.item_ids)
 
+    def to_frame(self, library: str | None = None) -> Any:
+        """One line for each event: ``user_id``, ``item_id`` and, where known, ``datetime`` and ``weight``.
+
+        Parameters
+        ----------
+        library : "polars", "pandas" or "pyarrow", default None
+            None: `library`, else the first of these that is installed.
+
+        Returns
+        -------
+        data frame
+            Sorted by user, oldest event first; `datetime` as in `times`, Unix seconds, so that `from_frame` gives the
+            same interactions again.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            The library is missing.
+        """
+        columns = {
+            "user_id": np.repeat(self.user_ids, self.sequences.lengths),
+            "item_id": self.item_ids[self.sequences.values],
+        }
+        for name, known in (("datetime", self.times), ("weight", self.weights)):
+            if known is not None:
+                columns[name] = known.values
+        return make_frame(columns, library or self.library)
+
     def _build(
         self,
-        given: dict[str, NDArray[Any]],
+        given: Mapping[str, NDArray[Any] | Column],
         *,
         titles: Mapping[Any, str] | None = None,
         numbers: NDArray[np.int64] | None = None,
@@ -296,14 +339,19 @@ class Interactions:
         n_read = n + (broken.count if broken else 0)
         if n_read == 0:
             raise ValueError("user_id: expected at least one row, got 0")
-        parse = {"user_id": read_ids, "item_id": read_ids, "datetime": read_times, "weight": read_weights}
+        parse: dict[str, Callable[..., Any]] = {
+            "user_id": read_ids,
+            "item_id": read_ids,
+            "datetime": read_times,
+            "weight": read_weights,
+        }
         reasons = {
             "user_id": "user_id is missing",
             "item_id": "item_id is missing",
             "datetime": "datetime is missing or not a finite time",
             "weight": "weight is missing or not a finite number",
         }
-        columns: dict[str, NDArray[Any]] = {}
+        columns: dict[str, Any] = {}
         usable = np.ones(n, bool)
         found = [broken] if broken and broken.count else []
         for name, values in given.items():
@@ -322,12 +370,12 @@ class Interactions:
         if found:
             warnings.warn(str(self.report), RegardDataWarning, stacklevel=3)
             columns = {name: values[usable] for name, values in columns.items()}
-        self.user_ids, users = encode(columns["user_id"])
-        self.item_ids, items = encode(columns["item_id"])
+        self.user_ids, users = encode(columns.pop("user_id"))
+        self.item_ids, items = encode(columns.pop("item_id"))
         times, weights = columns.get("datetime"), columns.get("weight")
-        order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
+        order = event_order(users, times)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users))])
-        self.sequences = Ragged(items[order].astype(np.int32), offsets)
+        self.sequences = Ragged(items[order].astype(np.int32, copy=False), offsets)
         self.times = None if times is None else Ragged(whole(times[order]), offsets)
         self.weights = None if weights is None else Ragged(weights[order], offsets)
         self.titles = None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from .frames import frame_columns, is_frame
 from .ragged import Ragged
+from .tables import Column, encode, event_order, read_ids, read_times
 
-__all__ = ["as_ids", "drop_unknown", "id_lists", "rows_of"]
+__all__ = ["as_ids", "drop_unknown", "frame_lists", "id_lists", "rows_of"]
 
 
 def rows_of(ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
@@ -68,8 +70,8 @@ def id_lists(name: str, values: Any, item_ids: np.ndarray) -> tuple[Ragged, bool
     """One list of ids for each row, from all the forms that users write; and whether it was one flat list."""
     if isinstance(values, Ragged):
         return Ragged(as_ids(name, values.values, item_ids), values.offsets), False
-    if hasattr(values, "columns"):
-        return _frame_lists(name, values, item_ids), False
+    if is_frame(values):
+        return frame_lists(name, values, item_ids)[1], False
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: expected a list of item ids or a list of lists, got {type(values).__name__}")
     if isinstance(values, np.ndarray) and values.ndim == 2:
@@ -86,23 +88,51 @@ def id_lists(name: str, values: Any, item_ids: np.ndarray) -> tuple[Ragged, bool
     return Ragged(ids, [0, len(ids)]), True
 
 
-def _frame_lists(name: str, frame: Any, item_ids: np.ndarray) -> Ragged:
-    """Histories of a data frame: its users in the order of their first lines, each in the order of time."""
+def frame_lists(name: str, frame: Any, item_ids: np.ndarray) -> tuple[np.ndarray, Ragged]:
+    """Users and histories of a data frame: in the order of the users' first lines, each history in the order of time.
+
+    Raises
+    ------
+    ValueError
+        No column ``user_id`` or ``item_id``; missing users or times.
+    TypeError
+        Item ids of another type than the catalogue's, or missing ones.
+    """
+    columns = frame_columns(frame, lambda names: _history_columns(name, names))
+    items = columns["item_id"]
+    if isinstance(items, Column):
+        if items.missing.any():
+            raise TypeError(f"{name}: column 'item_id' has missing values")
+        items = items.values if items.words is None else np.array(items.words, str)[items.values]
+    ids = as_ids(name, items, item_ids)
+    if not len(ids):
+        return np.empty(0, np.int64), Ragged(ids, [0])
+    users, times = _whole_column(name, columns, read_ids, "user_id"), None
+    if "datetime" in columns:
+        times = _whole_column(name, columns, read_times, "datetime")
+    user_ids, user = encode(users)
+    first = np.full(len(user_ids), len(ids))
+    np.minimum.at(first, user, np.arange(len(ids)))
+    appearance = np.argsort(first)
+    place = np.empty_like(appearance)
+    place[appearance] = np.arange(len(appearance))
+    user = place[user]
+    order = event_order(user, times)
+    return user_ids[appearance], Ragged.from_lengths(ids[order], np.bincount(user))
+
+
+def _history_columns(name: str, found: list[str]) -> dict[str, str]:
     for column in ("user_id", "item_id"):
-        if column not in frame.columns:
-            found = ", ".join(map(str, frame.columns))
-            raise ValueError(f"{name}: the data frame has no column {column!r}, only {found}")
-    ids = as_ids(name, np.asarray(frame["item_id"]), item_ids)
-    _, first, user = np.unique(np.asarray(frame["user_id"]), return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(first))[user]
-    keys = [place]
-    if "datetime" in frame.columns:
-        time = np.asarray(frame["datetime"])
-        if time.dtype.kind in "fM" and np.isnan(time).any():  # NaT counts as NaN
-            raise ValueError(f"{name}: column 'datetime' has missing values")
-        keys.insert(0, time)
-    order = np.lexsort(keys)  # stable: equal times keep the order of the lines
-    return Ragged.from_lengths(ids[order], np.bincount(place, minlength=len(first)))
+        if column not in found:
+            raise ValueError(f"{name}: the data frame has no column {column!r}, only {', '.join(found)}")
+    return {column: column for column in ("user_id", "item_id", "datetime") if column in found}
+
+
+def _whole_column(name: str, columns: dict[str, Any], read: Callable[..., tuple[Any, Any]], column: str) -> Any:
+    values, bad = read(f"{name}: {column}", columns[column])
+    if bad.any():
+        raise ValueError(f"{name}: column {column!r} has missing values")
+    return values
 
 
 def _kind(value: Any) -> str:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from . import html, model_file
-from .ids import as_ids, drop_unknown, id_lists, rows_of
+from .frames import is_frame, library_of, make_frame
+from .ids import as_ids, drop_unknown, frame_lists, id_lists, rows_of
 from .ragged import Ragged
 
 if TYPE_CHECKING:
@@ -39,7 +40,14 @@ class Flag(IntFlag):
 OK, POPULAR, SHORT = Flag.OK, Flag.POPULAR, Flag.SHORT
 
 
-class Recommendations(NamedTuple):
+class _Answers(NamedTuple):
+    items: np.ndarray
+    scores: np.ndarray
+    flags: np.ndarray
+    n_unknown: np.ndarray
+
+
+class Recommendations(_Answers):
     """The k best items for each of n histories; unpacks as ``items, scores, flags, n_unknown``.
 
     Attributes
@@ -52,36 +60,35 @@ class Recommendations(NamedTuple):
         `Flag` values: ``OK``, ``POPULAR``, ``SHORT`` or both of the latter.
     n_unknown : (n,) int64
         Events of the history that were skipped because their item is not in the catalogue.
+    user_ids : (n,) int64 or str, or None
+        Whose histories they were, where they came in a data frame. Not among the four that are unpacked.
+    library : "polars", "pandas", "pyarrow", or None
+        The kind of that frame; what `to_frame` gives by default.
     """
 
-    items: np.ndarray
-    scores: np.ndarray
-    flags: np.ndarray
-    n_unknown: np.ndarray
+    user_ids: np.ndarray | None = None
+    library: str | None = None
 
     def to_frame(self, library: str | None = None) -> Any:
-        """One line per recommended item: columns ``row``, ``item_id``, ``score``, ``rank`` (1 is the best).
+        """One line per recommended item: columns ``user_id``, ``item_id``, ``score``, ``rank`` (1 is the best).
+
+        Where the histories did not come in a data frame, the first column is ``row``, the number of the history.
 
         Parameters
         ----------
-        library : "polars" or "pandas", optional
-            The default is the first of the two that is installed. Padding is left out.
+        library : "polars", "pandas" or "pyarrow", optional
+            The default is the kind of frame that went in, else the first of these that is installed. Padding is left
+            out.
 
         Raises
         ------
         ModuleNotFoundError
-            The library is missing: ``pip install 'regard[files]'`` brings Polars.
+            The library is missing.
         """
-        if library not in (None, "polars", "pandas"):
-            raise ValueError(f'library: expected "polars" or "pandas", got {library!r}')
         row, place = np.nonzero(self.scores > -np.inf)
-        columns = {"row": row, "item_id": self.items[row, place], "score": self.scores[row, place], "rank": place + 1}
-        for name in ("polars", "pandas") if library is None else (library,):
-            try:
-                return importlib.import_module(name).DataFrame(columns)
-            except ModuleNotFoundError:
-                continue
-        raise ModuleNotFoundError(f"to_frame needs {library or 'polars or pandas'}: pip install 'regard[files]'")
+        whose = {"row": row} if self.user_ids is None else {"user_id": self.user_ids[row]}
+        columns = {"item_id": self.items[row, place], "score": self.scores[row, place], "rank": place + 1}
+        return make_frame(whose | columns, library or self.library)
 
     def _repr_html_(self) -> str:
         """The first twenty rows."""
@@ -202,9 +209,10 @@ class Recommender:
         ----------
         histories : one or many histories of item ids, oldest first
             A flat list or array is one history (results keep their first axis, of length 1). A list of lists, a 2-D
-            array or a `Ragged` is a batch. So is a data frame (any object with ``columns``) with ``user_id``,
-            ``item_id`` and, unless its lines are in order, ``datetime``: one row per user, in the order in which
-            users first appear. Unknown ids are skipped and counted.
+            array or a `Ragged` is a batch. So is a data frame (pandas, Polars, pyarrow, any object with ``columns``)
+            with ``user_id``, ``item_id`` and, unless its lines are in order, ``datetime``: one row per user, in the
+            order in which users first appear, and `Recommendations.to_frame` gives the same kind of frame back.
+            Unknown ids are skipped and counted.
         k : int, default 10
         allow_items, deny_items : item ids, optional
             Only these, or none of these: one flat list for all histories, or one list for each. Unknown ids are
@@ -225,6 +233,11 @@ class Recommender:
         """
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
+        user_ids = library = None
+        if is_frame(histories):
+            self._check_fitted()
+            library = library_of(histories)
+            user_ids, histories = frame_lists("histories", histories, self.item_ids_)
         rows, n_unknown = self._rows_of_histories(histories)
         n, n_items = len(rows), len(self.item_ids_)
         allow_of = self._item_lists("allow_items", allow_items, n)
@@ -239,7 +252,9 @@ class Recommender:
             deny = union(n_items, *denied) if denied else None
             items[block], scores[block] = self._top_k_for(seen, k, allow, deny)
         flags = np.where(rows.lengths == 0, POPULAR, OK) | np.where((items < 0).any(axis=1), SHORT, OK)
-        return Recommendations(self._ids_of(items), scores, flags.astype(np.uint8), n_unknown)
+        result = Recommendations(self._ids_of(items), scores, flags.astype(np.uint8), n_unknown)
+        result.user_ids, result.library = user_ids, library
+        return result
 
     def similar_items(self, item_ids: Any, k: int = 10) -> Recommendations:
         """The k items that go best with each given item, itself left out.

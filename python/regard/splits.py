@@ -196,7 +196,7 @@ def _heads(data: Interactions, counts: NDArray[np.int64], users: NDArray[np.int6
 
     sequences = cut(data.sequences)
     assert sequences is not None
-    return Interactions.from_sequences(
+    heads = Interactions.from_sequences(
         data.user_ids if users is None else data.user_ids[users],
         data.item_ids,
         sequences,
@@ -204,6 +204,8 @@ def _heads(data: Interactions, counts: NDArray[np.int64], users: NDArray[np.int6
         weights=cut(data.weights),
         titles=data.titles,
     )
+    heads.library = data.library
+    return heads
 
 
 def _holdout(data: Interactions, start: NDArray[np.int64], end: NDArray[np.int64]) -> Holdout:

@@ -32,6 +32,33 @@ class BadRows:
     examples: tuple[tuple[int, str], ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A column of whole numbers, or of words written as their places in a list; with what is missing.
+
+    Attributes
+    ----------
+    values : (n,) integers
+        Numbers, or places in `words`; anything where missing.
+    missing : (n,) bool
+    words : list of str, sorted, unique, at least one; or None for a column of numbers
+    """
+
+    values: NDArray[Any]
+    missing: NDArray[np.bool_]
+    words: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, place: Any) -> Any:
+        """The cell at an integer, None if it is missing; the column of a mask."""
+        if isinstance(place, np.ndarray):
+            return Column(self.values[place], self.missing[place], self.words)
+        value = self.values[place]
+        return None if self.missing[place] else value if self.words is None else self.words[value]
+
+
 # ---- columns: each parser returns (values, which are bad) ------------------------------------------------------------
 
 
@@ -60,8 +87,13 @@ def _missing(value: Any) -> bool:
     return bool(value != value)  # noqa: PLR0124  # NaN of any type
 
 
-def read_ids(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Ids as int64, or as str in an object array."""
+def read_ids(name: str, array: NDArray[Any] | Column) -> tuple[Any, NDArray[np.bool_]]:
+    """Ids as int64, or as str in an object array or in a `Column`."""
+    if isinstance(array, Column):
+        if array.words is None:
+            return read_ids(name, array.values)[0], array.missing.copy()
+        blank = np.fromiter(map(_missing, array.words), bool, len(array.words))
+        return array, array.missing | blank[array.values]
     if array.dtype.kind in "iu":
         if array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any():
             raise ValueError(f"{name}: an id is beyond the range of int64")
@@ -114,23 +146,32 @@ def plain_integers(texts: NDArray[Any]) -> NDArray[Any]:
     return objects(found) if None in numbers.values() else np.array(found, np.int64)
 
 
-def read_times(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def read_times(name: str, array: NDArray[Any] | Column) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Unix seconds; NumPy times are rounded to microseconds."""
-    if array.dtype.kind == "M":
+    if isinstance(array, np.ndarray) and array.dtype.kind == "M":
         bad = np.isnat(array)
-        micro = np.where(bad, np.datetime64(0, "us"), array.astype("datetime64[us]")).astype(np.int64)
-        return (micro // 10**6 if not (micro % 10**6).any() else micro / 1e6), bad
+        micro = array.astype("datetime64[us]", copy=False).view(np.int64)
+        micro = np.where(bad, 0, micro) if bad.any() else micro
+        whole_seconds = micro // 10**6
+        return (whole_seconds if (whole_seconds * 10**6 == micro).all() else micro / 1e6), bad
     return _numbers(name, array, seconds)
 
 
-def read_weights(name: str, array: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def read_weights(name: str, array: NDArray[Any] | Column) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     values, bad = _numbers(name, array, float)
     with np.errstate(over="ignore"):
         weights = values.astype(np.float32)
     return weights, bad | ~np.isfinite(weights)
 
 
-def _numbers(name: str, array: NDArray[Any], read: Callable[[Any], float]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _numbers(
+    name: str, array: NDArray[Any] | Column, read: Callable[[Any], float]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    if isinstance(array, Column):
+        if array.words is None:
+            return _numbers(name, array.values, read)[0], array.missing.copy()
+        values, bad = _numbers(name, objects(array.words), read)
+        return values[array.values], bad[array.values] | array.missing
     if array.dtype.kind in "iu":
         return array.astype(np.int64), np.zeros(len(array), bool)
     if array.dtype.kind not in "fOUT":
@@ -181,15 +222,67 @@ def whole(times: NDArray[Any]) -> NDArray[Any]:
     return times
 
 
-def encode(ids: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Sorted unique ids, and for each id its place among them."""
+# ---- columns → catalogue and order -----------------------------------------------------------------------------------
+
+
+def encode(ids: NDArray[Any] | Column) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Sorted unique ids, and for each id its place among them; at least one id."""
+    if isinstance(ids, Column):
+        words = ids.words or []
+        used, places = _places(ids.values, 0, len(words))
+        return _catalogue([words[i] for i in used.tolist()]), places
     if ids.dtype.kind == "i":
-        unique, places = np.unique(ids, return_inverse=True)
-        return unique, places
+        low, high = int(ids.min()), int(ids.max())
+        if high - low <= 2 * len(ids) + 2**10:  # a table of all numbers between is smaller than what sorting needs
+            return _places(ids, low, high + 1 - low)
+        unique, inverse = np.unique(ids, return_inverse=True)
+        return unique, inverse
     cells = ids.tolist()
     words = sorted(set(cells))  # by code point, as NumPy compares
     place = dict(zip(words, range(len(words)), strict=True))
-    return np.array(words, str), np.fromiter(map(place.__getitem__, cells), np.int64, len(cells))
+    return _catalogue(words), np.fromiter(map(place.__getitem__, cells), np.int64, len(cells))
+
+
+def _catalogue(words: list[str]) -> NDArray[np.str_]:
+    if cut := next((word for word in words if word.endswith("\0")), None):
+        raise ValueError(f"ids: {cut!r} ends in a NUL character, which NumPy would drop")
+    return np.array(words, str)
+
+
+def _places(numbers: NDArray[Any], low: int, span: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """As `encode`, of integers from `low` to ``low + span - 1``."""
+    offsets = numbers - low if low else numbers
+    used = np.zeros(span, bool)
+    used[offsets] = True
+    place = np.cumsum(used, dtype=np.int32)
+    place -= 1
+    return np.flatnonzero(used) + low, place[offsets]
+
+
+def event_order(users: NDArray[Any], times: NDArray[Any] | None) -> NDArray[np.int64]:
+    """The places that sort by user and, within a user, by time; equal ones keep their order.
+
+    Equals ``numpy.lexsort((times, users))``. NumPy's stable sort of 16-bit numbers is a radix sort, so the keys are
+    sorted digit by digit, the least significant first, which takes a third of the time of sorting 64-bit keys.
+    """
+    keys = [users] if times is None else [times, users]
+    if times is not None and times.dtype.kind == "f":
+        if (times < 0).any():
+            return np.lexsort((times, users))
+        keys[0] = (times + 0.0).view(np.int64)  # the bits of floats from 0 on rise with them; + 0.0 for -0.0
+    order = None
+    for key in keys:
+        low = int(key.min())
+        span = int(key.max()) - low
+        if span >= 2**63:
+            return np.lexsort(keys)
+        if order is None and (key[1:] >= key[:-1]).all():
+            continue
+        for shift in range(0, span.bit_length(), 16):
+            digit = ((key - low) >> shift).astype(np.uint16)  # keeps the lowest 16 bits
+            step = np.argsort(digit if order is None else digit[order], kind="stable")
+            order = step if order is None else order[step]
+    return np.arange(len(users)) if order is None else order
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
