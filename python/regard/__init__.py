@@ -9,7 +9,7 @@ from regard._core import isa, num_threads, set_num_threads
 from regard._core import version as _version
 
 if TYPE_CHECKING:
-    from regard import baselines, datasets, ops, splits
+    from regard import baselines, datasets, ops, plots, splits
     from regard.data import Interactions
     from regard.metrics import evaluate
     from regard.models.self_attention import SelfAttentionRecommender
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "num_threads",
     "ops",
+    "plots",
     "set_num_threads",
     "splits",
 ]

@@ -13,7 +13,14 @@ import numpy as np
 from regard import _core, datasets
 
 # package: the extra of regard that brings it, or None for one that is used if it is there
-OPTIONAL = {"polars": "files", "narwhals": "frames", "pandas": None, "pyarrow": None}
+OPTIONAL = {
+    "polars": "files",
+    "narwhals": "frames",
+    "pooch": "download",
+    "matplotlib": "plots",
+    "pandas": None,
+    "pyarrow": None,
+}
 
 
 def report() -> dict[str, Any]:
