@@ -298,7 +298,7 @@ def read_text(
 
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            first = next((line for line in file if line.strip()), "")
             if not first:
                 raise ValueError(f"{path}: the file is empty")
             file.seek(0)
@@ -308,18 +308,19 @@ def read_text(
                 if len(split) == 1
                 else (line.rstrip("\r\n").split(split) if line.strip() else [] for line in file)
             )
+            numbered = enumerate(rows, 1)
             if columns is None or isinstance(columns, Mapping):
-                header: list[str | None] = [*next(rows)]
+                header: list[str | None] = [*next((row for _, row in numbered if row), [])]
+                if not header:
+                    raise ValueError(f"{path}: the file is empty")
                 names = resolve(header, columns)
-                start = 2
             else:
                 header = list(columns)
                 names = resolve(header, None)
-                start = 1
             pick = itemgetter(*(header.index(theirs) for theirs in names.values()))
             # tuples, not the rows themselves: the garbage collector does not walk a million tuples of text
             picked, numbers, wrong, examples = [], [], 0, []
-            for number, row in enumerate(rows, start):
+            for number, row in numbered:
                 if len(row) == len(header):
                     picked.append(pick(row))
                     numbers.append(number)
