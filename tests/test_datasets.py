@@ -9,6 +9,7 @@ from regard import datasets
 from regard.baselines import Popularity
 from regard.data import Interactions
 from regard.metrics import evaluate
+from regard.models.self_attention import SelfAttentionRecommender
 from regard.ragged import Ragged
 from regard.splits import by_time, leave_one_out
 from regard.synthetic import GENRES, MOODS, PlantedProcess, SyntheticInteractions, _film, synthetic
@@ -121,6 +122,8 @@ def test_sessions_come_with_their_test(tmp_path: Path, monkeypatch: pytest.Monke
     assert split.validation.histories.tolist() == [[0], [0]] and split.validation.targets.tolist() == [[1], [1]]
     assert split.test.histories.tolist() == [[1, 0], [1]] and split.test.targets.tolist() == [[3], [0]]
     assert split.fingerprint == split.test.fingerprint()
+    model = SelfAttentionRecommender(dim=4, epochs=1).fit(split.train, validation=split.validation)
+    assert evaluate(model, split.test, k=4).n_users == 2
     report = evaluate(Popularity().fit(split.train), split.test, k=4)
     assert report.n_cold_targets == 1
     with pytest.raises(ValueError, match=r"name: yelp comes without a test; diginetica, .* have one"):

@@ -63,6 +63,15 @@ def test_a_search_over_parameters_finds_the_better_model():
     assert scores[0.3, 1e-2] == report["ndcg@10"]
 
 
+def test_scalars_of_numpy_from_a_grid_are_plain_in_repr_file_and_checkpoint(tmp_path):
+    grid = {"dim": np.int64(8), "dropout": np.float64(0.1), "learning_rate": np.float32(0.5), "max_norm": np.inf}
+    model = small(epochs=1).set_params(**grid)
+    again = eval(repr(model), {"SelfAttentionRecommender": regard.SelfAttentionRecommender})
+    assert again.get_params() == model.get_params() and "np." not in repr(model)
+    model.fit(chains(), checkpoint=tmp_path / "run").save(tmp_path / "m")
+    assert regard.load(tmp_path / "m").get_params() == model.get_params()
+
+
 @pytest.mark.parametrize(
     ("make", "shown"),
     [

@@ -228,27 +228,27 @@ def given_split(name: str, *, folder: str | Path | None = None) -> Split:
         given = ", ".join(other.name for other in _CARDS.values() if other.protocol is SESSIONS)
         raise ValueError(f"name: {name} comes without a test; {given} have one")
     path = _find(about, folder)[1]
-    rows = [line.split("\t") for line in _lines(path)]
-    if wrong := [i for i, row in enumerate(rows) if len(row) < 2 or not row[0].strip()]:
+    lines = [line.split("\t") for line in _lines(path)]
+    if wrong := [i for i, line in enumerate(lines) if len(line) < 2 or not line[0].strip()]:
         raise ValueError(f"{path}: expected lines of items, a tab and a target, got another in line {wrong[0] + 1}")
-    prefixes = [row[0].split() for row in rows]
+    prefixes = [line[0].split() for line in lines]
     histories = Ragged.from_lengths(_integers(path, prefixes), [len(prefix) for prefix in prefixes])
-    targets = _integers(path, ([row[1]] for row in rows))
+    targets = _integers(path, ([line[1]] for line in lines))
 
     item_ids = np.unique(np.concatenate([data.item_ids, histories.values, targets]))
-    sequences = Ragged(np.searchsorted(item_ids, data.item_ids)[data.sequences.values], data.sequences.offsets)
+
+    def rows(ids: NDArray[np.int64], offsets: NDArray[np.int64]) -> Ragged:
+        return Ragged(np.searchsorted(item_ids, ids).astype(np.int32), offsets)
+
+    sequences = rows(data.item_ids[data.sequences.values], data.sequences.offsets)
     asked = np.flatnonzero(sequences.lengths >= 2)[::10]
     kept = sequences.lengths.copy()
     kept[asked] -= 1
     chosen = sequences.take(asked)
     train = Interactions.from_sequences(data.user_ids, item_ids, sequences.head(kept))
     validation = Holdout(item_ids, data.user_ids[asked], chosen.drop_last(1), chosen.tail(1))
-    test = Holdout(
-        item_ids,
-        np.arange(len(rows)),
-        Ragged(np.searchsorted(item_ids, histories.values).astype(np.int32), histories.offsets),
-        Ragged(np.searchsorted(item_ids, targets).astype(np.int32), np.arange(len(rows) + 1)),
-    )
+    each = np.arange(len(targets) + 1)
+    test = Holdout(item_ids, each[:-1], rows(histories.values, histories.offsets), rows(targets, each))
     return Split(train, validation, test, test.fingerprint())
 
 

@@ -335,7 +335,8 @@ class Recommender:
 
     def __repr__(self) -> str:
         """As it can be pasted; parameters that are the default are left out."""
-        return f"{type(self).__name__}({', '.join(f'{n}={value!r}' for n, value in self._changed_params().items())})"
+        shown = ", ".join(f"{name}={_literal(value)}" for name, value in self._changed_params().items())
+        return f"{type(self).__name__}({shown})"
 
     def _repr_html_(self) -> str:
         rows: list[tuple[str, Any]] = [*self._changed_params().items()]
@@ -376,6 +377,16 @@ class Recommender:
         padding = -1 if self.item_ids_.dtype.kind == "i" else ""
         ids: np.ndarray = np.append(self.item_ids_, np.array([padding], self.item_ids_.dtype))[rows]
         return ids
+
+
+def plain(value: Any) -> Any:
+    """A parameter without NumPy: searches set them to NumPy's scalars, which neither files nor reprs take."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _literal(value: Any) -> str:
+    value = plain(value)
+    return f"float({str(value)!r})" if isinstance(value, float) and not np.isfinite(value) else repr(value)
 
 
 # ---- rows and scores ----------------------------------------------------------------------------------------------

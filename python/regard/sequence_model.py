@@ -23,7 +23,7 @@ from regard.ids import as_ids, id_lists, rows_of
 from regard.layers import Run, Step, forward, heads
 from regard.metrics import evaluate
 from regard.ragged import Ragged
-from regard.recommender import Recommender, blocks
+from regard.recommender import Recommender, blocks, plain
 from regard.splits import leave_last_out
 from regard.train import Callback, Settings, train
 
@@ -137,7 +137,7 @@ class SequenceModel(Recommender):
         return self
 
     def _settings(self, **changes: Any) -> Settings:
-        return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)} | changes)
+        return Settings(**{field.name: plain(getattr(self, field.name)) for field in fields(Settings)} | changes)
 
     def _train(
         self,
@@ -394,7 +394,7 @@ class SequenceModel(Recommender):
         self._check_fitted()
         header = {
             "kind": self.kind,
-            "settings": self.get_params(),
+            "settings": {name: plain(value) for name, value in self.get_params().items()},
             "steps": self.steps(),
             "best_epoch": self.best_epoch_,
             "history": self.history_,
