@@ -236,7 +236,8 @@ def given_split(name: str, *, folder: str | Path | None = None) -> Split:
     targets = _integers(path, ([row[1]] for row in rows))
 
     item_ids = np.unique(np.concatenate([data.item_ids, histories.values, targets]))
-    sequences = Ragged(np.searchsorted(item_ids, data.item_ids)[data.sequences.values], data.sequences.offsets)
+    row_of = np.searchsorted(item_ids, data.item_ids).astype(np.int32)
+    sequences = Ragged(row_of[data.sequences.values], data.sequences.offsets)
     asked = np.flatnonzero(sequences.lengths >= 2)[::10]
     kept = sequences.lengths.copy()
     kept[asked] -= 1
