@@ -1,5 +1,7 @@
 """The command line, called as a function: what it prints, and what it says when something is wrong."""
 
+import dataclasses
+import gzip
 import io
 import json
 import subprocess
@@ -135,6 +137,27 @@ def test_ctrl_c_keeps_the_best_so_far_and_still_saves(events, tmp_path, capsys, 
     assert regard.load(path).recommend([101], k=1).items.shape == (1, 1)
 
 
+def test_the_given_split_trains_and_evaluates_on_the_test_of_the_set(events, tmp_path, capsys, monkeypatch):
+    starts = np.random.default_rng(0).integers(12, size=60)
+    sessions = "".join(" ".join(str(1 + (start + step) % 12) for step in range(4)) + "\n" for start in starts)
+    folder = tmp_path / "diginetica"
+    folder.mkdir()
+    (folder / "train_sessions.txt.gz").write_bytes(gzip.compress(sessions.encode()))
+    (folder / "test.txt.gz").write_bytes(gzip.compress(b"1 2 3\t4\n7 8\t9\n"))
+    card = dataclasses.replace(regard.datasets.card("diginetica"), n_users=60, n_items=12, n_events=240)
+    monkeypatch.setitem(regard.datasets._CARDS, card.name, card)
+    monkeypatch.setenv("REGARD_DATA", str(tmp_path))
+    path = str(tmp_path / "m.safetensors")
+    trained = answer(capsys, "train", "diginetica", "--split", "given", "--out", path, *TINY)
+    assert trained["validation_ndcg@10"] is not None
+    report = answer(capsys, "evaluate", path, "diginetica", "--split", "given", "--include-seen", "--no-baselines")
+    assert report["n_users"] == 2 and report["trained_on_this_split"]
+    for data in ("synthetic", events):
+        assert (
+            "DATA: " in (said := complaint(capsys, "train", data, "--split", "given", "--out", path)) or "name" in said
+        )
+
+
 def test_a_split_by_time_needs_times_and_a_moment(events, tmp_path, capsys):
     out = ["--out", str(tmp_path / "m")]
     assert "--split time needs --at" in complaint(capsys, "train", events, *out, "--split", "time")
@@ -232,6 +255,15 @@ def test_datasets_lists_every_card(capsys):
     assert main(["datasets"]) == 0
     out = capsys.readouterr().out
     assert all(f"{card['name']}: {card['title']}" in out for card in listed) and listed[0]["here"]
+
+
+def test_datasets_says_which_sets_are_fetched(capsys, monkeypatch):
+    fetched = "ml-100k: MovieLens 100K (fetched from https://files.grouplens.org/datasets/movielens/ml-100k.zip when"
+    monkeypatch.delenv("REGARD_DATA", raising=False)
+    assert main(["datasets"]) == 0 and fetched in (out := capsys.readouterr().out)
+    assert "Yelp (2019) (files not found: set REGARD_DATA" in out and out.count("fetched from") == 3
+    monkeypatch.setenv("REGARD_DATA", "/nowhere")
+    assert main(["datasets"]) == 0 and "fetched from" not in capsys.readouterr().out
 
 
 def test_a_named_data_set_without_its_folder_says_what_to_set(tmp_path, capsys, monkeypatch):

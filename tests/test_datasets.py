@@ -167,6 +167,27 @@ def test_clicks_of_news_follow_the_history_in_the_order_of_time(
             datasets.load("mind-5k", folder=tmp_path)
 
 
+def test_pairs_of_user_and_item_are_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch, "amazon-beauty-bert4rec", 2, 3, 4)
+    folder = put(tmp_path, {"amazon-beauty-bert4rec/beauty.txt.gz": b"2 9\n1 7\n1 9\n1 8\n"})
+    data = datasets.load("amazon-beauty-bert4rec", folder=folder)
+    assert [data.item_ids[row].tolist() for row in data.sequences] == [[7, 9, 8], [9]]
+
+
+def test_grocery_and_messages_are_sorted_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = b"1\t5\t20\n1\t6\t10\n1\t5\t30\n"
+    files = {
+        "amazon-grocery-rechorus/train.csv.gz": b"user_id\titem_id\ttime\n" + rows,
+        "college-msg/CollegeMsg.txt.gz": rows.replace(b"\t", b" "),
+    }
+    put(tmp_path, files)
+    for name in ("amazon-grocery-rechorus", "college-msg"):
+        small(monkeypatch, name, 1, 2, 3)
+        data = datasets.load(name, folder=tmp_path)
+        assert data.item_ids[data.sequences[0]].tolist() == [6, 5, 5]
+        assert data.times is not None and data.times.tolist() == [[10, 20, 30]]
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"expected one of synthetic, ml-1m, .* got 'ml-2m'"):
         datasets.load("ml-2m")

@@ -1,5 +1,6 @@
 """MovieLens from its publisher: here a server on this machine, with archives of a few lines."""
 
+import gzip
 import hashlib
 import io
 import sys
@@ -10,6 +11,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from regard import datasets, download
@@ -115,6 +117,49 @@ def test_an_archive_without_the_file_or_none_at_all_is_named(publisher: Path, mo
         publish(monkeypatch, "ml-100k", url, content)
         with pytest.raises(ValueError, match=message):
             datasets.load("ml-100k")
+
+
+def test_a_torn_archive_in_the_cache_is_fetched_again(publisher: Path, tmp_path: Path) -> None:
+    datasets.load("ml-100k")
+    (tmp_path / "cache" / "ml-100k.zip").write_bytes(b"torn")
+    assert datasets.load("ml-100k").n_events == 2
+
+
+def test_members_that_point_outside_are_never_written(
+    publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = {"../outside.txt": "x", "/absolute.txt": "x", "ml-100k/../../up.txt": "x"}
+    content = archive(hostile | ARCHIVES["ml-100k"])
+    (publisher / "ml-100k.zip").write_bytes(content)
+    publish(monkeypatch, "ml-100k", download.ARCHIVES["ml-100k"].url, content)
+    before = {path for path in tmp_path.rglob("*")}
+    assert datasets.load("ml-100k").n_events == 2
+    assert {path for path in tmp_path.rglob("*")} - before == {tmp_path / "cache", tmp_path / "cache" / "ml-100k.zip"}
+
+
+def test_ml_1m_in_its_original_form_has_the_sequences_of_the_known_file(
+    publisher: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users 1 to 2,998, all of whose times are known, event by event; the others by what they rated."""
+    table = data_folder / "ml-1m" / "ratings.tsv.gz"
+    if not table.is_file():
+        pytest.skip(f"no file {table}")
+    rows = [line.split("\t") for line in gzip.decompress(table.read_bytes()).decode().splitlines()[1:]]
+    ratings = "".join(f"{user}::{movie}::{rating}::{time}\n" for user, movie, rating, time, _ in rows)
+    movies = (data_folder / "ml-1m" / "movies.dat").read_text("latin-1")
+    content = archive({"ml-1m/ratings.dat": ratings, "ml-1m/movies.dat": movies})
+    (publisher / "ml-1m.zip").write_bytes(content)
+    publish(monkeypatch, "ml-1m", download.ARCHIVES["ml-1m"].url, content)
+    counts = {"n_users": 6_040, "n_items": 3_416, "n_events": 999_611}
+    card = datasets.card("ml-1m")
+    monkeypatch.setitem(datasets._CARDS, "ml-1m", type(card)(**(vars(card) | counts)))
+    data, known = datasets.load("ml-1m"), datasets.load("ml-1m", folder=data_folder)
+    assert data.item_ids.tolist() == known.item_ids.tolist() and data.titles is not None and known.titles is not None
+    assert (data.titles == known.titles).all()
+    assert data.sequences[:2998] == known.sequences[:2998]
+    assert (data.sequences.offsets == known.sequences.offsets).all()
+    for ours, theirs in zip(data.sequences, known.sequences, strict=True):
+        assert (np.sort(ours) == np.sort(theirs)).all()
 
 
 def test_without_a_connection_the_way_out_is_said(publisher: Path, monkeypatch: pytest.MonkeyPatch) -> None:

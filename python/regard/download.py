@@ -62,6 +62,8 @@ def members(name: str, files: tuple[str, ...], terms: str) -> list[zipfile.Path]
     try:
         pooch.retrieve(archive.url, archive.hash, path.name, folder)
     except OSError as error:  # those of requests among them
+        if (response := getattr(error, "response", None)) is not None:
+            response.close()  # pooch leaves it open
         raise ConnectionError(f"{name}: {archive.url} cannot be fetched ({error}); set REGARD_DATA to a copy") from None
     except ValueError as error:
         raise ValueError(f"{name}: {archive.url} is not what its publisher described ({error})") from None

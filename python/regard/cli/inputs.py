@@ -59,6 +59,8 @@ def split_data(arguments: argparse.Namespace, data: Interactions) -> Split | Non
     if arguments.at is not None or arguments.validation_at is not None:
         raise ValueError("--at and --validation-at belong to --split time")
     if arguments.split == "given":
+        if arguments.data not in datasets.names():
+            raise ValueError(f"--split given: expected the name of a data set, got {arguments.data}")
         return datasets.given_split(arguments.data)
     return leave_one_out(data) if arguments.split == "leave-one-out" else None
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from dataclasses import asdict
 
 from regard import datasets as sets
 from regard import doctor as facts
 from regard.cli.text import print_json
+from regard.download import ARCHIVES
 
 
 def datasets_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +24,11 @@ def datasets(arguments: argparse.Namespace) -> int:
         print_json({"datasets": [{**asdict(card), "here": facts.is_here(card.name)} for card in cards]})
         return 0
     for card in cards:
-        here = "ready" if facts.is_here(card.name) else "files not found: set REGARD_DATA to the folder that has them"
+        here = "files not found: set REGARD_DATA to the folder that has them"
+        if facts.is_here(card.name):
+            here = "ready"
+        elif card.name in ARCHIVES and not os.environ.get("REGARD_DATA"):
+            here = f"fetched from {ARCHIVES[card.name].url} when it is first loaded"
         has = [word for word, there in (("times", card.has_times), ("titles", card.has_titles)) if there]
         about = " and ".join(has) or "ids only"
         print(f"{card.name}: {card.title} ({here})")
