@@ -1,9 +1,12 @@
 """Data frames of each library give what plain lists give, and get back their own kind."""
 
 import datetime as dt
+import json
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -298,3 +301,25 @@ def test_a_user_with_a_million_events_keeps_their_order() -> None:
         polars.DataFrame({"user_id": np.zeros(n, int), "item_id": np.arange(n), "datetime": when})
     )
     assert data.sequences == Ragged(np.argsort(when, kind="stable"), [0, n])
+
+
+@FRAMES
+def test_a_frame_without_rows_or_without_a_needed_column_is_refused(make: Callable[[Columns], Any]) -> None:
+    with pytest.raises(ValueError, match="user_id: expected at least one row, got 0"):
+        Interactions.from_frame(make({"user_id": [], "item_id": []}))
+    with pytest.raises(ValueError, match="columns: no item_id among user_id, price; rename with"):
+        Interactions.from_frame(make({"user_id": ["a"], "price": [2]}))
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_data_path_agrees_with_pandas_and_polars(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "data_path.py"
+    results = tmp_path / "results.json"
+    subprocess.run(
+        [sys.executable, str(script), "--rows", "20000", "--repeats", "1", "--results", str(results)],
+        check=True,
+        timeout=600,
+    )
+    rows = json.loads(results.read_text())
+    assert len(rows) == 10 and len({(row["ids"], row["digest"]) for row in rows}) == 2
+    assert all(row["rows_per_second"] > 0 and row["peak_memory_mb"] > 0 for row in rows)
