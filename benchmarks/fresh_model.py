@@ -75,13 +75,16 @@ def main() -> None:
     judge("base, without the new users", base, time.perf_counter() - start)
 
     base.save(temporary := RESULTS.with_suffix(f".{os.getpid()}.model"))
-    for name, data, chosen in (
-        ("fit_more with the new users", part(split.train, new), validation[1]),
-        ("fit_more with all users", split.train, split.validation),
+    whole = {"epochs": 10, "learning_rate": base.learning_rate}
+    for name, data, chosen, how in (
+        ("fit_more with the new users", part(split.train, new), validation[1], {}),
+        ("fit_more with the new users, ten epochs at the full rate", part(split.train, new), validation[1], whole),
+        ("fit_more with all users", split.train, split.validation, {}),
+        ("fit_more with all users, ten epochs at the full rate", split.train, split.validation, whole),
     ):
         grown = regard.load(temporary)
         start = time.perf_counter()
-        grown.fit_more(data, validation=chosen)
+        grown.fit_more(data, validation=chosen, **how)
         judge(name, grown, time.perf_counter() - start)
     temporary.unlink()
 

@@ -184,7 +184,7 @@ class SequenceModel(Recommender):
         self,
         data: Interactions,
         *,
-        epochs: int = 10,
+        epochs: int = 5,
         learning_rate: float | None = None,
         validation: Holdout | str | None = "last",
         callbacks: Iterable[Callback] = (),
@@ -197,19 +197,20 @@ class SequenceModel(Recommender):
         data : Interactions
             What is new. Users are not kept in a model: give as much of their earlier history as there is. Items that
             the model does not know are added first (see `add_items`); items that ``data`` lacks stay.
-        epochs : int, default 10
-        learning_rate : float, default the model's
+        epochs : int, default 5
+        learning_rate : float, default a quarter of the model's
         validation, callbacks, progress
             As in `fit`.
 
         Notes
         -----
-        The optimiser begins anew, with the model's schedule. What is trained on is forgotten less the more of it is in
-        ``data``; from time to time a full `fit` is better, see `benchmarks/README.md` for how much.
+        The optimiser begins anew, with the model's schedule. The defaults are gentle: what ``data`` lacks is hardly
+        forgotten. Where it has everything that the model should know, ``epochs=10`` at the full rate comes close to a
+        new `fit`; with new users alone the same would lose a sixth of the accuracy (`benchmarks/README.md`).
         """
         self._check_fitted()
         settings = self._settings(
-            epochs=epochs, learning_rate=self.learning_rate if learning_rate is None else learning_rate
+            epochs=epochs, learning_rate=self.learning_rate / 4 if learning_rate is None else learning_rate
         )
         model = copy.copy(self)
         new = data.item_ids[rows_of(as_ids("data", data.item_ids, self.item_ids_), self.item_ids_) < 0]
