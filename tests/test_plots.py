@@ -111,10 +111,18 @@ def test_targets_are_counted_in_the_training_part(reports, split):
     assert shown == np.bincount(place).tolist()
 
 
-def test_a_report_of_other_users_is_refused(reports, split):
-    with pytest.raises(ValueError, match=r"reports: expected 60 users .*, got 2"):
-        few = regard.splits.leave_one_out(chains(n_users=2)).test
-        plots.metric_by_history_length(regard.evaluate(Popularity().fit(chains()), few), split.test)
+def test_a_report_of_another_holdout_is_refused(reports, split, model):
+    other = regard.evaluate(model, split.validation)
+    with pytest.raises(ValueError, match="reports: regard is of another holdout"):
+        plots.metric_by_history_length({"popularity": reports["popularity"], "regard": other}, split.test)
+
+
+def test_more_models_than_colours_are_all_shown_and_dollars_are_no_mathematics(reports, split):
+    many = {f"${i}_$": reports["regard"] for i in range(9)}
+    ax = plots.metric_by_history_length(many, split.test)
+    assert len(ax.containers) == 9
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == list(many)
+    report.figure(ax)
 
 
 def test_the_heat_map_shows_the_weights_of_a_head_with_titles(model):

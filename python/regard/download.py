@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Archive(NamedTuple):
-    """Where a data set is published, and the hash that its publisher gives for it."""
+    """Where a data set is published, and the hash that public lists of checksums give for it."""
 
     url: str
     hash: str
@@ -18,9 +18,15 @@ class Archive(NamedTuple):
 
 _MOVIELENS = "https://files.grouplens.org/datasets/movielens"
 ARCHIVES = {
-    "ml-1m": Archive(f"{_MOVIELENS}/ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906"),
-    "ml-100k": Archive(f"{_MOVIELENS}/ml-100k.zip", "md5:0e33842e24a9c977be4e0107933c0723"),
-    "ml-latest-small": Archive(f"{_MOVIELENS}/ml-latest-small.zip", "md5:be9e1f5cc5c1b34db7aa7a4b8f4a0a31"),
+    "ml-1m": Archive(
+        f"{_MOVIELENS}/ml-1m.zip", "sha256:a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"
+    ),
+    "ml-100k": Archive(
+        f"{_MOVIELENS}/ml-100k.zip", "sha256:50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
+    ),
+    "ml-latest-small": Archive(
+        f"{_MOVIELENS}/ml-latest-small.zip", "sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436"
+    ),
 }
 
 

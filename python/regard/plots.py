@@ -7,6 +7,7 @@ with ``ax.figure.savefig("x.png")``; notebooks show ``ax.figure``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,12 @@ def _named(given: Any, name: str) -> dict[str, Any]:
     return dict(given) if isinstance(given, dict) else {name: given}
 
 
+def _legend(figure: Any, handles: list[Any], labels: list[str]) -> None:
+    legend = figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def learning_curve(models: SequenceModel | Mapping[str, SequenceModel], ax: Any = None) -> Any:
     """Training loss (left axis) and validation NDCG@10 (right axis) by epoch; a dot marks the epoch that was kept.
 
@@ -49,7 +56,7 @@ def learning_curve(models: SequenceModel | Mapping[str, SequenceModel], ax: Any 
     """
     ax = _axes(ax)
     right = None
-    for (name, model), colour in zip(_named(models, "").items(), COLOURS, strict=False):
+    for (name, model), colour in zip(_named(models, "").items(), cycle(COLOURS), strict=False):
         epochs = [entry["epoch"] for entry in model.history_]
         metrics = [entry["metric"] for entry in model.history_]
         ax.plot(epochs, [entry["loss"] for entry in model.history_], color=colour, linestyle="--", label=f"{name} loss")
@@ -66,9 +73,7 @@ def learning_curve(models: SequenceModel | Mapping[str, SequenceModel], ax: Any 
     ax.set_ylabel("training loss, nats per event")
     ax.xaxis.get_major_locator().set_params(integer=True)
     handles = [line for one in (ax, right) if one is not None for line in one.lines if line.get_label()[0] != "_"]
-    ax.figure.legend(
-        handles, [line.get_label().strip() for line in handles], loc="outside upper center", ncols=4, frameon=False
-    )
+    _legend(ax.figure, handles, [line.get_label().strip() for line in handles])
     return ax
 
 
@@ -84,7 +89,7 @@ def metric_by_history_length(
     metric : str, default "ndcg@10"
     ax : matplotlib axes, optional
     """
-    return _by(reports, holdout.histories.lengths, metric, "events in the history", ax)
+    return _by(reports, holdout, holdout.histories.lengths, metric, "events in the history", ax)
 
 
 def metric_by_popularity(
@@ -105,7 +110,7 @@ def metric_by_popularity(
     """
     counts = train.popularity()[holdout.targets.values]
     mean = np.add.reduceat(counts, holdout.targets.offsets[:-1]) / holdout.targets.lengths
-    return _by(reports, mean, metric, "training events of the target", ax)
+    return _by(reports, holdout, mean, metric, "training events of the target", ax)
 
 
 def bins(values: NDArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
@@ -120,15 +125,15 @@ def bins(values: NDArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
     return names, place
 
 
-def _by(reports: Any, values: NDArray[Any], metric: str, label: str, ax: Any) -> Any:
+def _by(reports: Any, holdout: Holdout, values: NDArray[Any], metric: str, label: str, ax: Any) -> Any:
     names, place = bins(values)
-    users = np.bincount(place)
+    users, fingerprint = np.bincount(place), holdout.fingerprint()
     ax = _axes(ax, width=max(6.0, 0.9 * len(names)))
     shown = _named(reports, metric)
-    for i, ((name, report), colour) in enumerate(zip(shown.items(), COLOURS, strict=False)):
+    for i, ((name, report), colour) in enumerate(zip(shown.items(), cycle(COLOURS), strict=False)):
         per_user = report.per_user(metric)
-        if len(per_user) != len(values):
-            raise ValueError(f"reports: expected {len(values)} users (as in the holdout), got {len(per_user)}")
+        if report.fingerprint != fingerprint:
+            raise ValueError(f"reports: {name} is of another holdout than the one that is given")
         mean = np.bincount(place, per_user) / users
         spread = np.sqrt(np.maximum(np.bincount(place, per_user**2) / users - mean**2, 0) / users)
         shift = (i - (len(shown) - 1) / 2) * 0.6 / len(shown)
@@ -149,7 +154,7 @@ def _by(reports: Any, values: NDArray[Any], metric: str, label: str, ax: Any) ->
     ax.set_ylim(bottom=0)
     ax.grid(axis="y", alpha=0.3)
     if len(shown) > 1:
-        ax.figure.legend(loc="outside upper center", ncols=len(shown), frameon=False)
+        _legend(ax.figure, *ax.get_legend_handles_labels())
     return ax
 
 

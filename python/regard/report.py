@@ -15,7 +15,7 @@ from regard import _core, html, plots, whole_file
 if TYPE_CHECKING:
     from regard.metrics import Report
     from regard.sequence_model import SequenceModel
-    from regard.splits import Split
+    from regard.splits import Holdout, Split
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -53,16 +53,19 @@ def write(
     split: Split | None = None,
     reports: dict[str, Report] | None = None,
     *,
+    part: str = "test",
     data: str = "",
 ) -> None:
-    """Write the page of a model: settings, training, and with a split and reports its test beside others.
+    """Write the page of a model: settings, training, and with a split and reports its answers beside others'.
 
     Parameters
     ----------
     path : path of the page
     model : fitted
     split : Split, optional
-    reports : report of each model on ``split.test`` by name, optional
+    reports : report of each model on that part by name, optional
+    part : "test" or "validation"
+        What the reports are of.
     data : str
         Name of the data, for the title.
 
@@ -72,21 +75,21 @@ def write(
         matplotlib is missing.
     """
     sections = [("Training", figure(plots.learning_curve(model)))] if model.history_ else []
-    if split is not None and reports:
+    holdout: Holdout | None = None if split is None else getattr(split, part)
+    if split is not None and holdout is not None and reports:
         metrics = list(dict.fromkeys(name for report in reports.values() for name in report))
         ndcg = [metric for metric in metrics if metric.startswith("ndcg@")]
         shown = "ndcg@10" if "ndcg@10" in ndcg else ndcg[-1]
-        length = plots.metric_by_history_length(reports, split.test, metric=shown)
-        popularity = plots.metric_by_popularity(reports, split.test, split.train, metric=shown)
+        length = plots.metric_by_history_length(reports, holdout, metric=shown)
+        popularity = plots.metric_by_popularity(reports, holdout, split.train, metric=shown)
         rows = [[metric, *(report.get(metric, "") for report in reports.values())] for metric in metrics]
         sections += [
-            ("Test", html.table(f"fingerprint {split.fingerprint[:12]}", rows, ["", *reports])),
+            (part.capitalize(), html.table(f"fingerprint of the test {split.fingerprint[:12]}", rows, ["", *reports])),
             ("Users with short and long histories", figure(length)),
             ("Rare and popular targets", figure(popularity)),
         ]
-    if split is not None:
-        longest = split.test.histories[int(split.test.histories.lengths.argmax())]
-        history = split.test.item_ids[longest[-25:]]
+    if split is not None and holdout is not None:
+        history = holdout.item_ids[holdout.histories[int(holdout.histories.lengths.argmax())][-25:]]
         sections.append(("Attention in one history", figure(plots.attention_heatmap(model, history))))
         sections.append(("Data", split.train._repr_html_() + split._repr_html_()))
     sections += [

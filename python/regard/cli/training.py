@@ -20,7 +20,7 @@ from regard.metrics import Report
 from regard.metrics import evaluate as measure
 from regard.models.self_attention import SelfAttentionRecommender
 from regard.recommender import load
-from regard.splits import Split
+from regard.splits import Holdout, Split
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +58,11 @@ def train(arguments: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     model.save(arguments.out)
     if arguments.report is not None:
-        reports = None if split is None else dict(judged(model, split, {"k": 10}, tuned=False))
-        report.write(arguments.report, model, split, reports, data=arguments.data)
+        # Settings are chosen by looking at this page: it shows the validation part, not the test.
+        reports = None
+        if split is not None and split.validation is not None:
+            reports = dict(judged(model, split, split.validation, {"k": 10}, tuned=False))
+        report.write(arguments.report, model, split, reports, part="validation", data=arguments.data)
     best = next((entry["metric"] for entry in model.history_ if entry["epoch"] == model.best_epoch_), None)
     summary: dict[str, Any] = {
         "data": arguments.data,
@@ -124,7 +127,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if split is None:
         raise ValueError("--split none leaves nothing to evaluate on")
     options = {"k": arguments.k, "exclude_seen": not arguments.include_seen}
-    reports = dict(judged(model, split, options, tuned=arguments.tune, alone=arguments.no_baselines))
+    reports = dict(judged(model, split, split.test, options, tuned=arguments.tune, alone=arguments.no_baselines))
     results = [compare.row(name, one) for name, one in reports.items()]
     own = reports["regard"]
     if arguments.report is not None:
@@ -157,12 +160,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def judged(
-    model: Any, split: Split, options: dict[str, Any], *, tuned: bool, alone: bool = False
+    model: Any, split: Split, holdout: Holdout, options: dict[str, Any], *, tuned: bool, alone: bool = False
 ) -> Iterator[tuple[str, Report]]:
-    """Reports on the test: the model's, and unless it stands alone the baselines'."""
-    yield "regard", measure(model, split.test, **options)
+    """Reports on a holdout: the model's, and unless it stands alone the baselines'."""
+    yield "regard", measure(model, holdout, **options)
     for name, baseline in () if alone else compare.baselines(split, tuned=tuned):
-        yield name, measure(baseline, split.test, **options)
+        yield name, measure(baseline, holdout, **options)
 
 
 def trained_on(model: Any, split: Split) -> bool:
