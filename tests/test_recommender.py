@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.ragged import Ragged
-from regard.recommender import OK, POPULAR, SHORT, Recommender, best, expected_ranks, masked, union
+from regard.ranking import best, expected_ranks, masked, union
+from regard.recommender import OK, POPULAR, SHORT, Recommender
 
 IDS = np.array([10, 20, 30, 40, 50])
 NAMES = np.array(["ant", "bee", "cat", "dog", "eel"])

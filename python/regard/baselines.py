@@ -16,7 +16,8 @@ import numpy as np
 
 from .metrics import evaluate
 from .ragged import Ragged
-from .recommender import Recommender, union
+from .ranking import union
+from .recommender import Recommender
 
 if TYPE_CHECKING:
     from .data import Interactions

@@ -10,7 +10,7 @@ import numpy as np
 from . import html
 from .ids import drop_unknown, rows_of
 from .ragged import Ragged
-from .recommender import BLOCK, Recommender, best, blocks, expected_ranks, masked, union
+from .ranking import BLOCK, best, blocks, expected_ranks, masked, union
 
 if TYPE_CHECKING:
     from .data import Interactions
@@ -299,7 +299,7 @@ class _Lists:
 
 
 def _judge(model: Any) -> type[_Scores] | type[_Lists]:
-    if isinstance(model, Recommender):
+    if hasattr(model, "_ranks_for"):
         return _Hooks
     if hasattr(model, "scores"):
         return _Scores

@@ -23,7 +23,8 @@ from regard.ids import as_ids, id_lists, rows_of
 from regard.layers import Run, Step, forward, heads
 from regard.metrics import evaluate
 from regard.ragged import Ragged
-from regard.recommender import Recommender, blocks, plain
+from regard.ranking import blocks
+from regard.recommender import Recommender, plain
 from regard.splits import leave_last_out
 from regard.train import Callback, Settings, train
 
