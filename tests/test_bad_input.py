@@ -75,6 +75,12 @@ def test_ids_with_quotes_and_unicode_come_back_as_they_went_in(tmp_path):
     assert sorted(filter(None, result.items[0].tolist())) == sorted(words[3:])
 
 
+def test_masked_cells_are_missing():
+    items = np.ma.array([5, 6, 7], mask=[False, True, False])
+    with pytest.warns(RegardDataWarning, match="1 left out, item_id is missing"):
+        assert regard.Interactions([1, 1, 1], items).item_ids.tolist() == [5, 7]
+
+
 def test_blank_ids_are_missing_ids():
     with pytest.warns(RegardDataWarning, match="2 left out, item_id is missing"):
         data = regard.Interactions([1, 1, 1], ["a", "", " "])

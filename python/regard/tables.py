@@ -72,6 +72,9 @@ def objects(values: Iterable[Any]) -> NDArray[Any]:
 
 def flat(name: str, values: ArrayLike) -> NDArray[Any]:
     # NumPy makes strings of [1, "a"] and numbers of [True]: lists are looked at value by value
+    if isinstance(values, np.ma.MaskedArray):  # what is masked is missing
+        hidden, values = np.ma.getmaskarray(values), np.ma.getdata(values).astype(object)
+        values[hidden] = None
     array = objects(values) if isinstance(values, (list, tuple)) else np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
