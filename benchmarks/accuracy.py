@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import resource
 import time
 from pathlib import Path
@@ -22,6 +20,8 @@ from typing import Any
 import numpy as np
 
 import regard
+from regard import whole_file
+from regard.doctor import processor
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 METRICS = [f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)]
@@ -35,12 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def machine() -> str:
-    name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    return f"{name}, {regard.num_threads()} threads, {regard.isa()}"
+    return f"{processor()}, {regard.num_threads()} threads, {regard.isa()}"
 
 
 def all_settings(changed: dict[str, Any]) -> dict[str, Any]:
@@ -98,9 +93,7 @@ def main() -> None:
         row = run(arguments.data, seed, settings, split)
         # Read again: another run may have written meanwhile.
         known = json.loads(arguments.results.read_text()) if arguments.results.exists() else []
-        temporary = arguments.results.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps([*known, row], indent=1) + "\n")
-        os.replace(temporary, arguments.results)
+        whole_file.write(arguments.results, [(json.dumps([*known, row], indent=1) + "\n").encode()])
         print(json.dumps(row), flush=True)
 
     rows = [row for row in json.loads(arguments.results.read_text()) if wanted(row)]

@@ -16,7 +16,6 @@ import datetime
 import hashlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -28,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from regard import whole_file
+from regard.doctor import processor
 
 RESULTS = Path(__file__).parent / "results" / "data_path.json"
 COLUMNS = ["user_id", "item_id", "datetime"]
@@ -123,10 +125,8 @@ def peak_mb() -> float:
 
 
 def machine() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = names[0].split(":", 1)[1].strip() if names else platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
+    return f"{processor()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
 
 
 def versions() -> dict[str, str]:
@@ -136,16 +136,6 @@ def versions() -> dict[str, str]:
 
     others = {name: version(name) for name in ("numpy", "polars", "pandas", "pyarrow", "narwhals")}
     return {"regard": regard.__version__, **others}
-
-
-def write(path: Path, results: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(json.dumps(results, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def main() -> None:
@@ -190,7 +180,8 @@ def main() -> None:
                 }
                 results.append(row)
                 print(f"{ids}  {name:26} {row['seconds']:8.2f} s  {row['peak_memory_mb']:6,} MB", flush=True)
-    write(arguments.results, results)
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    whole_file.write(arguments.results, [(json.dumps(results, indent=1) + "\n").encode()])
 
 
 MAKE = f"""

@@ -2,9 +2,9 @@
 
     python benchmarks/fresh_model.py amazon-beauty
 
-The base model knows a part of the users, and only the items that these have met. Then the others arrive. Three models
-are judged on the test events of all users: the base (which skips items that it does not know), the base after
-`fit_more`, and a refit on everything. The results go to `results/fresh_model.json`.
+The base model knows a part of the users, and only the items that these have met. Then the others arrive. What is
+judged on the test events of all users: the base (which skips items that it does not know), the base after `fit_more`
+with the new users or with all, gently or not, and a refit on everything. The results go to `results/fresh_model.json`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from accuracy import RECIPES, machine
 
 import regard
+from regard import whole_file
 from regard.data import Interactions
 from regard.splits import Holdout
 
@@ -100,9 +101,7 @@ def main() -> None:
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
     }
-    written = RESULTS.with_suffix(f".{os.getpid()}.tmp")
-    written.write_text(json.dumps(known, indent=1) + "\n")
-    os.replace(written, RESULTS)
+    whole_file.write(RESULTS, [(json.dumps(known, indent=1) + "\n").encode()])
 
 
 if __name__ == "__main__":

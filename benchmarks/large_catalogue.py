@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from regard import whole_file
 
 RESULTS = Path(__file__).parent / "results" / "large_catalogue.json"
 CASES: dict[str, dict[str, Any]] = {
@@ -74,9 +75,7 @@ def main() -> None:
         )
         results[name] = case | json.loads(output.stdout) | {"date": datetime.date.today().isoformat()}
         print(name, json.dumps(results[name]))
-    temporary = RESULTS.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, RESULTS)
+    whole_file.write(RESULTS, [(json.dumps(results, indent=1) + "\n").encode()])
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 import datetime
 import json
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from regard import _core
+from regard import _core, whole_file
+from regard.doctor import processor
 
 
 @pytest.fixture(params=_core.isa_available())
@@ -57,7 +57,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             "outcome": report.outcome,
             "seconds": round(report.duration, 1),
             **dict(report.user_properties),
-            "machine": f"{_processor()}, {_core.num_threads()} threads, {_core.isa()}",
+            "machine": f"{processor()}, {_core.num_threads()} threads, {_core.isa()}",
             "date": datetime.date.today().isoformat(),
         }
 
@@ -65,13 +65,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish() -> None:
     if _slow:
         known = json.loads(SLOW_RESULTS.read_text()) if SLOW_RESULTS.exists() else {}
-        temporary = SLOW_RESULTS.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(dict(sorted((known | _slow).items())), indent=1) + "\n")
-        os.replace(temporary, SLOW_RESULTS)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+        text = json.dumps(dict(sorted((known | _slow).items())), indent=1) + "\n"
+        whole_file.write(SLOW_RESULTS, [text.encode()])

@@ -23,6 +23,14 @@ OPTIONAL = {
 }
 
 
+def processor() -> str:
+    """The name of this machine's processor, for results that are kept."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
 def report() -> dict[str, Any]:
     """Facts about this installation, ready for JSON.
 

@@ -89,6 +89,11 @@ class Run:
         return (np.arange(len(self.items)) - starts).astype(np.int32)
 
 
+def item_tables(steps: list[Step]) -> tuple[str, str]:
+    """Names of the item table that is read, and of the one that is scored."""
+    return steps[0]["table"], steps[-1]["table"]
+
+
 def forward(steps: list[Step], run: Run) -> tuple[Array, Backward]:
     """Run the list. ``backward(dy)`` goes through it from the end and adds to ``run.grads``."""
     x: Array = np.empty((0, 0), np.float32)

@@ -11,6 +11,11 @@ from .ragged import Ragged
 BLOCK = 256  # users handed to a hook at a time, so that a (block x catalogue) matrix of scores stays small
 
 
+def dense_rows(n_items: int) -> int:
+    """How many rows of scores of the whole catalogue exist at a time: 64 MB of them."""
+    return max(1, min(BLOCK, 2**24 // max(1, n_items)))
+
+
 def blocks(n: int, size: int = BLOCK) -> Iterator[slice]:
     """Consecutive slices that cover ``range(n)``."""
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
@@ -70,7 +75,7 @@ def expected_ranks(scores: np.ndarray, targets: Ragged) -> np.ndarray:
     """``1 + above + equal / 2`` of each target among the scores of its row, the target itself not counted."""
     ranks = np.empty(len(targets.values))
     rows = targets.row_of
-    for block in blocks(len(ranks), max(1, min(BLOCK, 2**24 // scores.shape[1]))):
+    for block in blocks(len(ranks), dense_rows(scores.shape[1])):
         row = rows[block]
         target = scores[row, targets.values[block], None]
         above = (scores[row] > target).sum(axis=1)

@@ -20,7 +20,7 @@ from .frames import is_frame, library_of, make_frame
 from .ids import as_ids, drop_unknown, frame_lists, id_lists, rows_of
 from .metrics import evaluate
 from .ragged import Ragged
-from .ranking import BLOCK, best, blocks, expected_ranks, masked, take, union
+from .ranking import best, blocks, dense_rows, expected_ranks, masked, take, union
 
 if TYPE_CHECKING:
     from .data import Interactions
@@ -160,7 +160,7 @@ class Recommender:
         known, empty = np.flatnonzero(histories.lengths), np.flatnonzero(histories.lengths == 0)
         if len(known):
             rows[known], scores[known] = self._top_k(histories.take(known), k, take(allow, known), take(deny, known))
-        for part in blocks(len(empty), self._dense_rows):
+        for part in blocks(len(empty), dense_rows(len(self.item_ids_))):
             some = empty[part]
             popular = masked(self._popularity_scores(len(some)), take(allow, some), take(deny, some))
             rows[some], scores[some] = best(popular, k)
@@ -173,17 +173,12 @@ class Recommender:
         if len(known):
             ranks[of_known] = self._ranks(histories.take(known), targets.take(known), take(deny, known))
         of_empty = np.flatnonzero(~of_known)
-        for part in blocks(len(empty), self._dense_rows):
+        for part in blocks(len(empty), dense_rows(len(self.item_ids_))):
             some = targets.take(empty[part])
             popular = masked(self._popularity_scores(len(some)), None, take(deny, empty[part]))
             places, of_empty = of_empty[: len(some.values)], of_empty[len(some.values) :]
             ranks[places] = expected_ranks(popular, some)
         return ranks
-
-    @property
-    def _dense_rows(self) -> int:
-        """How many rows of scores of the whole catalogue exist at a time: 64 MB of them."""
-        return max(1, min(BLOCK, 2**24 // max(1, len(self.item_ids_))))
 
     def _popularity_scores(self, n: int) -> np.ndarray:
         return np.repeat(self.popularity_[None].astype(np.float32), n, axis=0)
@@ -281,7 +276,7 @@ class Recommender:
             raise ValueError(f"item_ids: {unknown} is not among the {len(self.item_ids_):,} items of the model")
         items = np.full((len(rows), k), -1, np.int32)
         scores = np.full((len(rows), k), -np.inf, np.float32)
-        for block in blocks(len(rows), self._dense_rows):
+        for block in blocks(len(rows), dense_rows(len(self.item_ids_))):
             itself = Ragged.from_lengths(rows[block], np.ones(len(rows[block]), np.int64))
             items[block], scores[block] = best(masked(self._item_similarities(rows[block]), None, itself), k)
         flags = np.where((items < 0).any(axis=1), SHORT, OK).astype(np.uint8)

@@ -20,7 +20,7 @@ from regard import model_file, ops
 from regard.checkpoint import Checkpoint
 from regard.data import Interactions
 from regard.ids import as_ids, id_lists, rows_of
-from regard.layers import Run, Step, forward, heads
+from regard.layers import Run, Step, forward, heads, item_tables
 from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.ranking import blocks
@@ -67,9 +67,7 @@ class SequenceModel(Recommender):
 
     @property
     def _tables(self) -> tuple[str, str]:
-        """The item table that is read, and the one that is scored."""
-        steps = self.steps()
-        return steps[0]["table"], steps[-1]["table"]
+        return item_tables(self.steps())
 
     def initial_parameters(self, n_items: int) -> Parameters:
         """The parameters before training, drawn with ``random_state``."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from regard import ops
-from regard.layers import Run, Step, forward
+from regard.layers import Run, Step, forward, item_tables
 from regard.losses import LOSSES, SAMPLED, Sampler
 from regard.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
 from regard.workspace import Workspace
@@ -163,6 +163,7 @@ class Training:
         popularity: NDArray[np.int64],
     ) -> None:
         self.steps, self.params, self.settings = steps, params, settings
+        self.tables = item_tables(steps)
         self.sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
         if len(self.sequences) == 0:
             raise ValueError("training data: expected at least one user with two events or more, got none")
@@ -194,11 +195,6 @@ class Training:
         self.best_epoch: int = 0
         self.best_metric: float | None = None
         self.finished = self.best_is_stale = False
-
-    @property
-    def tables(self) -> tuple[str, str]:
-        """The item table that is read, and the one that is scored."""
-        return self.steps[0]["table"], self.steps[-1]["table"]
 
     # ---- for a checkpoint ---------------------------------------------------------------------------------------
 
