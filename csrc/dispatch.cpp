@@ -1,19 +1,41 @@
 #include "dispatch.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
 namespace regard {
 
-#define REGARD_ISA(id)        \
+#define REGARD_KERNELS(id)    \
   namespace id {              \
   extern const Kernels table; \
   }
+#define REGARD_LEVEL(id) \
+  namespace id {         \
+  void extend(Kernels&); \
+  }
 #include "isa_list.inc"
-#undef REGARD_ISA
+#undef REGARD_KERNELS
+#undef REGARD_LEVEL
 
 namespace {
+
+#if defined(__x86_64__)
+// Matrix tiles: what the processor says, and whether the system keeps their registers for this process.
+bool has_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kTileBf16 = 1U << 22, kTile = 1U << 24;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTileBf16) == 0 || (d & kTile) == 0) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 // One predicate per instruction set: can this machine run it?
 bool runs(const std::string& name) {
@@ -21,6 +43,10 @@ bool runs(const std::string& name) {
   if (name == "x86-64-v2") return __builtin_cpu_supports("x86-64-v2");
   if (name == "x86-64-v3") return __builtin_cpu_supports("x86-64-v3");
   if (name == "x86-64-v4") return __builtin_cpu_supports("x86-64-v4");
+  if (name == "icelake") return runs("x86-64-v4") && __builtin_cpu_supports("avx512vnni");
+  // Intel's processors take two cycles for a bfloat16 dot product where these take one: no gain over float32.
+  if (name == "zen4") return runs("icelake") && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd");
+  if (name == "sapphirerapids") return runs("icelake") && __builtin_cpu_supports("avx512bf16") && has_tiles();
 #endif
   return name == "generic";
 }
@@ -36,11 +62,20 @@ std::atomic<const Kernels*> in_use{nullptr};
 }  // namespace
 
 std::vector<const Kernels*> built_kernels() {
-  return {
-#define REGARD_ISA(id) &id::table,
+  static const std::vector<Kernels> built = [] {
+    std::vector<Kernels> sets;
+#define REGARD_KERNELS(id) sets.push_back(id::table);
+#define REGARD_LEVEL(id)       \
+  sets.push_back(sets.back()); \
+  id::extend(sets.back());
 #include "isa_list.inc"
-#undef REGARD_ISA
-  };
+#undef REGARD_KERNELS
+#undef REGARD_LEVEL
+    return sets;
+  }();
+  std::vector<const Kernels*> sets;
+  for (const Kernels& set : built) sets.push_back(&set);
+  return sets;
 }
 
 std::vector<const Kernels*> available_kernels() {

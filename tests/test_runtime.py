@@ -228,9 +228,10 @@ def test_no_openmp_library_is_linked():
 
 
 def instruction_sets():
-    """(name, flags) of every line `regard_isa(name flags)` in CMakeLists.txt that this compiler can compile."""
-    lines = re.findall(r"^\s*regard_isa\((\S+)\s*(.*)\)$", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)
-    return [(name, flags.split()) for name, flags in lines if name in _core.isa_built()]
+    """name: (source, flags) of every line `regard_kernels(source name flags)` in CMakeLists.txt that was built."""
+    text = (ROOT / "CMakeLists.txt").read_text()
+    lines = re.findall(r"^\s*regard_kernels\((\w+) (\S+)\s*(.*)\)$", text, re.MULTILINE)
+    return {name: (source, flags.split()) for source, name, flags in lines if name in _core.isa_built()}
 
 
 FLAGS = "-std=c++17 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fopenmp-simd -fno-math-errno"
@@ -242,18 +243,19 @@ C_FUNCTIONS = {"memcpy", "memset", "memmove", "memcmp", "exp", "expf", "log", "l
 @pytest.mark.skipif(CPP is None or shutil.which("nm") is None, reason="no g++ or nm")
 @pytest.mark.parametrize("name", _core.isa_built())
 @pytest.mark.parametrize("build", [pytest.param("-O3 -DNDEBUG", id="release"), pytest.param("-O0 -g", id="debug")])
-def test_kernels_export_their_table_alone_and_import_plain_c_alone(name, build, tmp_path):
+def test_kernels_export_one_symbol_and_import_plain_c_alone(name, build, tmp_path):
     """Nothing compiled with wide instructions may end up serving a machine without them (an inline function that the
     linker keeps once for everybody is a weak symbol)."""
-    flags = dict(instruction_sets())[name]
+    source, flags = instruction_sets()[name]
     identifier = re.sub(r"\W", "_", name)
     command = [CPP, *FLAGS.split(), *build.split(), *flags, f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'include'}"]
     command += [f"-DREGARD_ISA_ID={identifier}", f'-DREGARD_ISA_NAME="{name}"', "-c", "-o", "kernels.o"]
-    subprocess.run([*command, str(ROOT / "csrc" / "cpu" / "kernels.cpp")], cwd=tmp_path, check=True)
+    subprocess.run([*command, str(ROOT / "csrc" / "cpu" / f"{source}.cpp")], cwd=tmp_path, check=True)
     listing = subprocess.run(["nm", "-C", "kernels.o"], cwd=tmp_path, check=True, text=True, capture_output=True).stdout
     symbols = [re.fullmatch(r"[0-9a-f]*\s+(\S) (.*)", line).groups() for line in listing.splitlines()]
     defined = [symbol for kind, symbol in symbols if kind.isupper() and kind != "U"]
-    assert defined == [f"regard::{identifier}::table"]
+    one = {"kernels": "table", "level": "extend(regard::Kernels&)"}[source]
+    assert defined == [f"regard::{identifier}::{one}"]
     assert not [symbol for kind, symbol in symbols if kind in "vVwWu"]
     imported = {symbol for kind, symbol in symbols if kind == "U"} - {"_GLOBAL_OFFSET_TABLE_"}
     assert imported <= C_FUNCTIONS
