@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -18,6 +19,7 @@
 namespace regard {
 namespace {
 
+constexpr size_t kHugePage = size_t{1} << 21;
 constexpr size_t kStackBytes = size_t{1} << 20;  // kernels keep register tiles on the stack; musl's default is small
 
 struct Job {
@@ -214,21 +216,43 @@ void parallel_for(int64_t n, const std::function<void(int64_t)>& task) {
   for (int64_t i = 0; i < n; ++i) task(i);
 }
 
-float* thread_scratch(int64_t floats) {
+namespace {
+
+class Scratch {  // grows, and is never given back while its thread lives
+ public:
+  float* of_size(int64_t floats) {
+    if (floats > size_) {
+      buffer_.reset();
+      size_ = 0;
+      size_t bytes = static_cast<size_t>(floats) * sizeof(float);
+      const size_t unit = bytes >= kHugePage ? kHugePage : 64;
+      bytes = (bytes + unit - 1) / unit * unit;
+      buffer_.reset(static_cast<float*>(std::aligned_alloc(unit, bytes)));
+      if (!buffer_) throw std::bad_alloc();
+      if (unit == kHugePage) madvise(buffer_.get(), bytes, MADV_HUGEPAGE);  // only a hint
+      size_ = floats;
+    }
+    return buffer_.get();
+  }
+
+ private:
   struct Free {
     void operator()(float* p) const { std::free(p); }
   };
-  thread_local std::unique_ptr<float, Free> buffer;
-  thread_local int64_t size = 0;
-  if (floats > size) {
-    buffer.reset();
-    size = 0;
-    const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-    buffer.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
-    if (!buffer) throw std::bad_alloc();
-    size = floats;
-  }
-  return buffer.get();
+  std::unique_ptr<float, Free> buffer_;
+  int64_t size_ = 0;
+};
+
+}  // namespace
+
+float* thread_scratch(int64_t floats) {
+  thread_local Scratch scratch;
+  return scratch.of_size(floats);
+}
+
+float* call_scratch(int64_t floats) {
+  thread_local Scratch scratch;
+  return scratch.of_size(floats);
 }
 
 }  // namespace regard

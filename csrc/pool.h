@@ -16,6 +16,9 @@ void parallel_for(int64_t n, const std::function<void(int64_t)>& task);
 // At least `floats` floats, 64-byte aligned, kept by the calling thread until its next call. Throws std::bad_alloc.
 float* thread_scratch(int64_t floats);
 
+// The same, beside it: for what one call shares among its workers.
+float* call_scratch(int64_t floats);
+
 int thread_count();
 std::string thread_count_reason();
 void set_thread_count(int n);  // throws std::invalid_argument below 1

@@ -1,4 +1,4 @@
-// What streams the catalogue past query rows: cross-entropy, top-k, rank counts.
+// What streams items past query rows: losses against sampled items, top-k, rank counts.
 #include <cmath>
 #include <limits>
 
@@ -8,101 +8,8 @@ using namespace regard;
 
 namespace {
 
-constexpr int64_t kRowPart = 1024;      // rows that share one packed item tile
-constexpr int64_t kRowChunk = 4096;     // rows whose dh is kept once per item part in the backward pass
-constexpr int64_t kFusedItems = 16384;  // up to here one row block of probabilities (3 MB) is kept whole
-constexpr int64_t kMaxNegatives = kFusedItems;
+constexpr int64_t kMaxNegatives = 16384;
 constexpr int64_t kPartialFloats = int64_t{1} << 23;  // 32 MB of partial item gradients at the most
-
-struct Loss {
-  CrossEntropy args{};
-  std::vector<float> weights;
-  std::vector<double> loss, lse;
-
-  Loss(const regard_cross_entropy& a, bool keep_lse) {
-    regard::at_least(a.n, 0, "n");
-    regard::at_least(a.n_items, 1, "n_items");
-    regard::at_least(a.dim, 1, "dim");
-    require(a.h, "h", a.n);
-    require(a.item_vectors, "item_vectors");
-    check_ids(a.targets, a.n, a.n_items, "targets");
-    if (keep_lse) require(a.lse, "lse", a.n);
-    double total = 0.0;
-    for (int64_t i = 0; i < a.n; ++i) total += a.row_weights ? static_cast<double>(a.row_weights[i]) : 1.0;
-    weights.resize(static_cast<size_t>(a.n));
-    for (int64_t i = 0; i < a.n; ++i)
-      weights[static_cast<size_t>(i)] =
-          total == 0.0 ? 0.0f
-                       : static_cast<float>((a.row_weights ? static_cast<double>(a.row_weights[i]) : 1.0) / total);
-    loss.resize(static_cast<size_t>(a.n));
-    if (!keep_lse) lse.resize(static_cast<size_t>(a.n));
-    args.h = a.h, args.items = a.item_vectors, args.targets = a.targets, args.weights = weights.data();
-    args.loss = loss.data(), args.lse = keep_lse ? a.lse : lse.data(), args.dh = a.dh;
-    args.n_items = a.n_items, args.dim = a.dim;
-  }
-
-  double mean(const regard_cross_entropy& a) const {  // in the order of the rows
-    double sum = 0.0, total = 0.0;
-    for (int64_t i = 0; i < a.n; ++i) {
-      const double w = a.row_weights ? static_cast<double>(a.row_weights[i]) : 1.0;
-      if (w == 0.0) continue;
-      sum += w * loss[static_cast<size_t>(i)];
-      total += w;
-    }
-    return total == 0.0 ? 0.0 : sum / total;
-  }
-};
-
-void forward(const CrossEntropy& args, int64_t n) {
-  const Kernels& use = kernels();
-  Parts(n, (n + kRowPart - 1) / kRowPart + 1, kRowPart / 4).each([&](int64_t, int64_t begin, int64_t end) {
-    use.cross_entropy_forward(args, begin, end, thread_scratch(catalogue_scratch(args.dim, end - begin)));
-  });
-}
-
-// Items are cut into parts with rows of ditems of their own; each part has its own dh for a chunk of rows, added in
-// the order of the parts.
-void backward(const CrossEntropy& args, int64_t n, float* dh, float* ditems) {
-  const Kernels& use = kernels();
-  const Parts parts(args.n_items, 16, 2 * kItemTile);
-  const int64_t chunk = std::min(n, kRowChunk);
-  std::vector<float> partial(static_cast<size_t>(parts.count * chunk * args.dim));
-  for (int64_t begin = 0; begin < n; begin += chunk) {
-    const int64_t end = std::min(n, begin + chunk), width = (end - begin) * args.dim;
-    std::fill(partial.begin(), partial.end(), 0.0f);
-    parts.each([&](int64_t part, int64_t item_begin, int64_t item_end) {
-      use.cross_entropy_backward(args, begin, end, item_begin, item_end, ditems, partial.data() + part * width,
-                                 thread_scratch(catalogue_scratch(args.dim, 0)));
-    });
-    add_in_order(partial, parts.count, width, dh + begin * args.dim);
-  }
-}
-
-// Rows are cut into parts, each with an item gradient of its own, added in the order of the parts.
-void fused(CrossEntropy args, int64_t n, float* ditems) {
-  const Kernels& use = kernels();
-  const int64_t dim = args.dim, width = args.n_items * dim, padded = (dim + kPanel - 1) / kPanel * kPanel;
-  const int64_t panels = (args.n_items + kPanel - 1) / kPanel;
-  std::vector<float> packed(static_cast<size_t>(panels * kPanel * dim)), rows;
-  Parts(panels, 64, 64).each([&](int64_t, int64_t begin, int64_t end) {
-    const int64_t first = begin * kPanel;
-    use.pack_panels(args.items + first * dim, dim, std::min(args.n_items, end * kPanel) - first, dim,
-                    packed.data() + first * dim);
-  });
-  args.packed = packed.data(), args.rows_padded = args.items;
-  if (padded != dim) {
-    rows.resize(static_cast<size_t>(args.n_items * padded));
-    for (int64_t i = 0; i < args.n_items; ++i) std::copy_n(args.items + i * dim, dim, rows.data() + i * padded);
-    args.rows_padded = rows.data();
-  }
-  const Parts parts(n, std::clamp<int64_t>(kPartialFloats / width, 1, 16), 256);
-  std::vector<float> partial(static_cast<size_t>(parts.count * width));
-  parts.each([&](int64_t part, int64_t begin, int64_t end) {
-    use.cross_entropy_fused(args, begin, end, partial.data() + part * width,
-                            thread_scratch(fused_scratch(dim, args.n_items)));
-  });
-  add_in_order(partial, parts.count, width, ditems);
-}
 
 // The negatives of a sampled loss, gathered once for all rows and padded to whole panels.
 struct Negatives {
@@ -190,42 +97,6 @@ void check_catalogue(const float* h, const float* items, int64_t n, int64_t n_it
 }  // namespace
 
 extern "C" {
-
-regard_status regard_cross_entropy_forward(regard_cross_entropy* a) {
-  return guarded([&] {
-    require(a, "args");
-    const Loss loss(*a, true);
-    forward(loss.args, a->n);
-    a->loss = loss.mean(*a);
-  });
-}
-
-regard_status regard_cross_entropy_backward(regard_cross_entropy* a) {
-  return guarded([&] {
-    require(a, "args");
-    Loss loss(*a, true);
-    require(a->dh, "dh", a->n);
-    require(a->ditem_vectors, "ditem_vectors");
-    for (float& w : loss.weights) w *= static_cast<float>(a->dloss);
-    backward(loss.args, a->n, a->dh, a->ditem_vectors);
-  });
-}
-
-regard_status regard_cross_entropy_value_and_grad(regard_cross_entropy* a) {
-  return guarded([&] {
-    require(a, "args");
-    Loss loss(*a, false);
-    require(a->dh, "dh", a->n);
-    require(a->ditem_vectors, "ditem_vectors");
-    if (a->n_items <= kFusedItems && a->n > 0) {
-      fused(loss.args, a->n, a->ditem_vectors);
-    } else {
-      forward(loss.args, a->n);
-      backward(loss.args, a->n, a->dh, a->ditem_vectors);
-    }
-    a->loss = loss.mean(*a);
-  });
-}
 
 regard_status regard_sampled_loss_value_and_grad(regard_sampled_loss* a) {
   return guarded([&] {

@@ -27,6 +27,7 @@ typedef struct regard_cross_entropy {
   double* lse;  // (n)
   double loss;  // out: weighted mean; 0 where the weights sum to 0
   double dloss;
+  int precision;  // of value_and_grad: 0 highest, 1 high, 2 medium
   float *dh, *ditem_vectors;
 } regard_cross_entropy;
 

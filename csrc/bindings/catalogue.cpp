@@ -56,15 +56,16 @@ void bind_catalogue(py::module_& m) {
   m.def(
       "cross_entropy_value_and_grad",
       [](const py::object& h, const py::object& items, const py::object& targets, const py::object& row_weights,
-         const py::object& dh, const py::object& ditems) {
+         int precision, const py::object& dh, const py::object& ditems) {
         auto c = loss_arguments(h, items, targets, row_weights);
+        c.precision = precision;
         c.dh = out<float>(dh, "dh", {c.n, c.dim});
         c.ditem_vectors = out<float>(ditems, "ditem_vectors", {c.n_items, c.dim});
         call([&] { return regard_cross_entropy_value_and_grad(&c); });
         return c.loss;
       },
-      py::arg("h"), py::arg("item_vectors"), py::arg("targets"), py::arg("row_weights"), py::arg("dh"),
-      py::arg("ditem_vectors"));
+      py::arg("h"), py::arg("item_vectors"), py::arg("targets"), py::arg("row_weights"), py::arg("precision"),
+      py::arg("dh"), py::arg("ditem_vectors"));
   m.def(
       "sampled_loss_value_and_grad",
       [](const py::object& h, const py::object& items, const py::object& targets, const py::object& negatives,

@@ -5,8 +5,8 @@
 //
 // A row of weight 0 is left out, whatever it holds: not even a NaN in it reaches the gradients.
 //
-// The logits exist for one block of rows at a time: one tile of items wide in `forward` and `backward`, the whole
-// catalogue wide in `fused`, which needs three products where the pair needs four.
+// The logits exist for one block of rows and one tile of items at a time, so `backward` computes them anew: four
+// products in all. cross_entropy_pass.h keeps the probabilities of a block and needs three.
 #pragma once
 #include "cpu/attention.h"
 #include "cpu/tile.h"
@@ -73,67 +73,6 @@ static void cross_entropy_backward(const CrossEntropy& a, int64_t row_begin, int
       multiply(rows, dim, items, {s, kItemTile, 1}, e, dh + (row - row_begin) * dim, dim, kAdd);
       multiply(items, dim, rows, {s, 1, kItemTile}, rows_of(h_rows, wide), ditems + item * dim, dim, kAdd);
     }
-  }
-}
-
-static void cross_entropy_fused(const CrossEntropy& a, int64_t row_begin, int64_t row_end, float* ditems,
-                                float* scratch) {
-  const int64_t dim = a.dim, wide = round_up(dim, VW), ld = round_up(a.n_items, kItemTile);
-  float* p = scratch;                     // (kRowBlock, ld): logits, then exp(s - greatest)
-  float* dh = p + kRowBlock * ld;         // (kRowBlock, wide)
-  float* scaled = dh + kRowBlock * wide;  // h times weight / sum
-  for (int64_t row = row_begin; row < row_end; row += kRowBlock) {
-    const int64_t rows = at_most(kRowBlock, row_end - row);
-    vf top[kRowBlock];
-    for (int64_t i = 0; i < rows; ++i) top[i] = splat(-INFINITY);
-    for (int64_t item = 0; item < a.n_items; item += kItemTile) {
-      const int64_t items = at_most(kItemTile, a.n_items - item), width = round_up(items, VW);
-      multiply(rows, width, dim, {a.h + row * dim, dim, 1}, panels_of(a.packed + item * dim, dim), p + item, ld,
-               kFresh);
-      for (int64_t i = 0; i < rows; ++i) {
-        float* pi = p + i * ld + item;
-        for (int64_t v = items; v < width; ++v) pi[v] = -INFINITY;
-        for (int64_t v = 0; v < width; v += VW) top[i] = vmax(load(pi + v), top[i]);
-      }
-    }
-    float factor[kRowBlock];
-    for (int64_t i = 0; i < rows; ++i) {
-      float* pi = p + i * ld;
-      const float greatest = max_lanes(top[i]);
-      const int32_t target = a.targets[row + i];
-      const double logit = static_cast<double>(pi[target]);
-      double sum = 0.0;
-      for (int64_t item = 0; item < a.n_items; item += kItemTile) {
-        const int64_t items = at_most(kItemTile, a.n_items - item);
-        vf total = splat(0.0f);
-        for (int64_t v = 0; v < items; v += VW) {
-          const vf e = vexp(load(pi + item + v) - splat(greatest));
-          store(pi + item + v, e);
-          total += e;
-        }
-        sum += static_cast<double>(sum_lanes(total));
-      }
-      a.lse[row + i] = static_cast<double>(greatest) + log(sum);
-      a.loss[row + i] = a.lse[row + i] - logit;
-      if (a.weights[row + i] == 0.0f) {
-        factor[i] = 0.0f;
-        memset(pi, 0, static_cast<size_t>(a.n_items) * sizeof(float));
-        memset(scaled + i * wide, 0, static_cast<size_t>(wide) * sizeof(float));
-        continue;
-      }
-      // ds = w (e / sum - onehot) = (e - sum * onehot) * (w / sum): the factor goes to dh and to h.
-      pi[target] = static_cast<float>(static_cast<double>(pi[target]) - sum);
-      factor[i] = static_cast<float>(static_cast<double>(a.weights[row + i]) / sum);
-      for (int64_t c = 0; c < wide; ++c) scaled[i * wide + c] = c < dim ? a.h[(row + i) * dim + c] * factor[i] : 0.0f;
-    }
-    memset(dh, 0, static_cast<size_t>(rows * wide) * sizeof(float));
-    for (int64_t item = 0; item < a.n_items; item += kItemTile) {
-      const int64_t items = at_most(kItemTile, a.n_items - item), padded = round_up(dim, PANEL);
-      multiply(rows, wide, items, {p + item, ld, 1}, rows_of(a.rows_padded + item * padded, padded), dh, wide, kAdd);
-      multiply(items, dim, rows, {p + item, 1, ld}, rows_of(scaled, wide), ditems + item * dim, dim, kAdd);
-    }
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t c = 0; c < dim; ++c) a.dh[(row + i) * dim + c] += dh[i * wide + c] * factor[i];
   }
 }
 

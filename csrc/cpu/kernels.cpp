@@ -5,6 +5,7 @@
 #include "cpu/activation.h"
 #include "cpu/attention.h"
 #include "cpu/cross_entropy.h"
+#include "cpu/cross_entropy_pass.h"
 #include "cpu/dropout.h"
 #include "cpu/embedding.h"
 #include "cpu/linear.h"
@@ -25,7 +26,7 @@ const Kernels table = {
     attention_backward,
     cross_entropy_forward,
     cross_entropy_backward,
-    cross_entropy_fused,
+    {cross_entropy_pass<Float32Form>(), cross_entropy_pass<Float32Form>(), cross_entropy_pass<Float32Form>()},
     sampled_loss,
     topk,
     rank_counts,

@@ -13,6 +13,9 @@ constexpr int64_t kPackedKeys = 1024;  // a history up to this length is packed 
 constexpr int64_t kRowBlock = 48;      // rows scored together against keys or items
 constexpr int64_t kItemTile = 512;     // items per tile of the catalogue
 constexpr int64_t kKeyBlock = 128;     // keys per block of the attention backward pass
+constexpr int64_t kPieceRows = 64;     // rows and items that the one-pass cross-entropy takes at a time,
+constexpr int64_t kPieceItems = 256;   // and the most pieces of rows in one of its blocks
+constexpr int64_t kMaxPieces = 16;
 
 struct Dropout {  // keep with probability 1 - p; see cpu/dropout.h. threshold = p * 2^32, scale = 1 / (1 - p)
   uint32_t threshold;
@@ -39,17 +42,34 @@ struct Attention {
 };
 
 struct CrossEntropy {
-  const float* h;            // (n, dim)
-  const float* items;        // (n_items, dim)
-  const float* packed;       // the same in panels: fused pass only
-  const float* rows_padded;  // items with row stride round_up(dim, 16): fused pass only
-  const int32_t* targets;    // (n)
-  const float* weights;      // (n), already divided by their sum
-  double* loss;              // (n), unweighted
-  double* lse;               // (n)
-  float* dh;                 // (n, dim)
+  const float* h;          // (n, dim)
+  const float* items;      // (n_items, dim)
+  const int32_t* targets;  // (n)
+  const float* weights;    // (n), already divided by their sum
+  double* loss;            // (n), unweighted
+  double* lse;             // (n)
+  float* dh;               // (n, dim)
   int64_t n_items, dim;
 };
+
+struct CrossEntropyBlock : CrossEntropy {  // rows [row_begin, row_end) in pieces; see cpu/cross_entropy_pass.h
+  int64_t row_begin, row_end, pieces;
+  const void* prepared;  // the catalogue in the form that products want, or null: as it is
+  void* p;               // (pieces, items to the next 32, kPieceRows): exp(score - top)
+  float* top;            // (tiles of items, pieces, kPieceRows)
+  void* scaled;          // per piece scaled_bytes: h times factor, in the form that products want
+  int64_t scaled_bytes;
+  float *factors, *dtarget;  // (pieces, kPieceRows): of p, and the gradient by the target's score
+};
+
+struct CrossEntropyPass {  // value and gradients in one pass, at one precision
+  int64_t p_bytes;         // of one probability
+  int64_t (*prepared_bytes)(int64_t n_items, int64_t dim);
+  void (*prepare)(const float* items, int64_t n_items, int64_t dim, int64_t item_begin, int64_t item_end, void* out);
+  void (*rows)(const CrossEntropyBlock&, int64_t piece, float* scratch);
+  void (*items)(const CrossEntropyBlock&, int64_t item_begin, int64_t item_end, float* ditems, float* scratch);
+};
+enum Precision { kHighest = 0, kHigh = 1, kMedium = 2 };
 
 struct Sampled {               // losses over k shared negatives; see cpu/sampled.h
   const float* h;              // (n, dim)
@@ -124,7 +144,7 @@ struct Kernels {
   // ditems: rows [item_begin, item_end) belong to the caller of this range; dh: (row_end - row_begin, dim), added to
   void (*cross_entropy_backward)(const CrossEntropy&, int64_t row_begin, int64_t row_end, int64_t item_begin,
                                  int64_t item_end, float* ditems, float* dh, float* scratch);
-  void (*cross_entropy_fused)(const CrossEntropy&, int64_t row_begin, int64_t row_end, float* ditems, float* scratch);
+  CrossEntropyPass cross_entropy[3];  // by Precision
 
   // dnegatives: (k, dim), added to
   void (*sampled_loss)(const Sampled&, int64_t row_begin, int64_t row_end, float* dnegatives, float* scratch);
@@ -172,9 +192,9 @@ inline int64_t catalogue_scratch(int64_t dim, int64_t rows) {
   const int64_t wide = (dim + 15) / 16 * 16;
   return 2 * kItemTile * wide + 2 * kRowBlock * (kItemTile + wide) + 8 * rows + 1024;
 }
-inline int64_t fused_scratch(int64_t dim, int64_t n_items) {
-  const int64_t wide = (dim + 15) / 16 * 16, items = (n_items + kItemTile) / kItemTile * kItemTile;
-  return kRowBlock * (items + 2 * wide) + 1024;
+inline int64_t pass_scratch(int64_t dim, int64_t pieces) {
+  const int64_t wide = (dim + 31) / 32 * 32;
+  return kPieceRows * (wide * (pieces > 4 ? pieces : 4) + 2 * kPieceItems + wide) + 1024;
 }
 inline int64_t sampled_scratch(int64_t dim, int64_t n_negatives) {
   const int64_t wide = (dim + 15) / 16 * 16, negatives = (n_negatives + 15) / 16 * 16;

@@ -135,7 +135,7 @@ static __attribute__((noinline)) void multiply(int64_t m, int64_t n, int64_t dep
     for (; v + NV <= vectors; v += NV)
       tile_rows<NV>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group, b.row, b.vector, out + v * VW, c_row,
                     into);
-    for (; v < vectors; ++v)
+    for (int64_t rest = vectors % NV; rest > 0; --rest, ++v)
       tile_rows<1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row, b.vector,
                    out + v * VW, c_row, into);
     if (tail == 0) continue;

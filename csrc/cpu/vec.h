@@ -8,6 +8,7 @@
 #include <string.h>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 #define REGARD_VW 16
 #elif defined(__AVX__)
 #define REGARD_VW 8
@@ -111,24 +112,36 @@ static inline float max_lanes(vf x) {
 // x = n ln2 + r with |r| <= ln2 / 2 (Cody and Waite: ln2 in two parts), exp(r) = 1 + r + r^2 P(r) with P fitted for the
 // least relative error (3e-9). n is rounded by adding 1.5 * 2^23, whose low bits then are n.
 static inline vf vexp(vf x) {
+#if REGARD_VW == 16              // rounding and the exponent in one instruction each
+  const __mmask16 all = 0xFFFF;  // the plain intrinsics begin with an undefined register, of which GCC 12 warns
+  const vf clamped = _mm512_maskz_min_ps(all, splat(88.8f), x);  // keeps a NaN
+  const vf n = _mm512_maskz_roundscale_ps(all, clamped * splat(1.44269504f), _MM_FROUND_TO_NEAREST_INT);
+  vf r = clamped - n * splat(0.693359375f);
+  r = r - n * splat(-2.12194440e-4f);
+#else
   const vf magic = splat(12582912.0f);
   const vf clamped = x > splat(88.8f) ? splat(88.8f) : x;
   const vf shifted = clamped * splat(1.44269504f) + magic;
   const vf n = shifted - magic;
   vf r = clamped - n * splat(0.693359375f);
   r = r - n * splat(-2.12194440e-4f);
+#endif
   vf p = splat(0.001381446621800502f);
   p = p * r + splat(0.008368780485742659f);
   p = p * r + splat(0.04166839422861031f);
   p = p * r + splat(0.16666520107016242f);
   p = p * r + splat(0.4999999341241253f);
   p = p * (r * r) + r + splat(1.0f);
+#if REGARD_VW == 16
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, splat(-87.3f), _CMP_NLT_UQ), p, n);
+#else
   // 2^n in two factors, so that n = 128 overflows to infinity by rounding and not by a wrong exponent.
   const vi k = reinterpret_cast<vi>(shifted) - splat(int32_t{0x4B400000});
   const vi half = k >> 1;
   const vi low = (half + splat(int32_t{127})) << 23, high = (k - half + splat(int32_t{127})) << 23;
   const vf y = p * reinterpret_cast<vf>(low) * reinterpret_cast<vf>(high);
   return x < splat(-87.3f) ? splat(0.0f) : y;
+#endif
 }
 
 static inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }

@@ -92,6 +92,7 @@ def cross_entropy_value_and_grad(
     item_vectors: NDArray[np.float32],
     targets: NDArray[np.int32],
     row_weights: NDArray[np.float32] | None,
+    precision: int,
     dh: NDArray[np.float32],
     ditem_vectors: NDArray[np.float32],
 ) -> float: ...

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from regard.ragged import Ragged
 
 
-def _check_precision(value: str) -> None:
-    choice("precision", value, {"highest": 0, "high": 1, "medium": 2})
+_PRECISIONS = {"highest": 0, "high": 1, "medium": 2}
 
 
 def cross_entropy_forward(
@@ -77,15 +76,26 @@ def cross_entropy_value_and_grad(
 ) -> tuple[float, Floats, Floats]:
     """Loss and both gradients in one call; what training uses.
 
-    Up to 16,384 items the probabilities of one block of rows are kept (3 MB per thread) and the scores are computed
-    once; above that this is the pair. ``precision="high"`` and ``"medium"`` allow bfloat16 tiles where the machine has
-    them; no instruction set of this version does, so all three give float32.
+    Up to 65,536 items (131,072 in bfloat16) the probabilities of a block of rows are kept, at most 32 MB, and the scores
+    are computed once; above that this is the pair, in float32.
+
+    ``precision`` allows bfloat16 products where the machine has them (AMX, or AVX-512 BF16 on AMD), with sums in float32
+    and the target's own term in float32; elsewhere all three give float32. Errors by the float64 formula:
+
+    ========= ===================================================== ============ ==============================
+    precision products                                              ``lse``      gradients (Frobenius, relative)
+    ========= ===================================================== ============ ==============================
+    highest   float32                                               float32's    float32's
+    high      scores as in float32, or of split operands (hi + lo); 2e-5         5e-4
+              gradients in bfloat16
+    medium    bfloat16                                              1e-2         5e-3
+    ========= ===================================================== ============ ==============================
     """
-    _check_precision(precision)
+    how = choice("precision", precision, _PRECISIONS)
     dh = workspace.zeros(shape_of("h", h, 2))
     if ditem_vectors is None:
         ditem_vectors = workspace.zeros(shape_of("item_vectors", item_vectors, 2))
-    loss = _core.cross_entropy_value_and_grad(h, item_vectors, targets, row_weights, dh, ditem_vectors)
+    loss = _core.cross_entropy_value_and_grad(h, item_vectors, targets, row_weights, how, dh, ditem_vectors)
     return loss, dh, ditem_vectors
 
 

@@ -1,0 +1,373 @@
+// Value and gradients of the cross-entropy over the whole catalogue, with every score computed once.
+//
+// A block of rows goes through two phases. First each piece of kPieceRows rows meets the whole catalogue, a tile of
+// items at a time: scores, p = exp(score - top), dh += p item. Then the items are shared out: ditem += p h.
+//
+// Scores lie by item, [item][row]: one vector holds the same item for several rows, so that the softmax of a row needs
+// no sum across a register, the catalogue is read as it is, and h is what gets packed. `top` is the greatest score of
+// the first tile and rises only when a later score exceeds it by kHeadroom: exp has room for that, and what is smaller
+// than top by 87 vanishes beside it. The target's place is left out of p and comes back with its exact gradient
+// -w (1 - p[target]), in which nothing cancels.
+#pragma once
+#include "cpu/bf16.h"
+#include "cpu/tile.h"
+
+namespace regard {
+namespace REGARD_ISA_ID {
+
+constexpr float kHeadroom = 40.0f;
+constexpr int64_t kSumItems = 64;            // whose exp are added up in float32; their sums in float64
+constexpr int64_t kLanes = kPieceRows / VW;  // vectors that hold one item's scores
+
+static inline int64_t padded_items(int64_t n_items) { return round_up(n_items, kProductStep); }
+
+// ---- how products are formed -------------------------------------------------------------------------------------
+//
+// A form keeps what it needs of one piece in scratch memory, and offers
+//   scores(item, items)       scores of a tile, [items][kPieceRows]
+//   keep(item, j, e)          takes exp of items j and j + 1 of the tile
+//   add_dh(item, items)       dh += p item for the tile
+//   shrink(row, factor)       of dh so far
+//   gradient(row, c)
+// and for the second phase scale(...) and add_ditems(...).
+
+struct Float32Form {
+  typedef float Element;
+  static int64_t prepared_bytes(int64_t n_items, int64_t dim) {
+    return dim % kPanel == 0 ? 0 : n_items * round_up(dim, kPanel) * 4;
+  }
+  static void prepare(const float* items, int64_t n_items, int64_t dim, int64_t item_begin, int64_t item_end,
+                      void* out) {
+    (void)n_items;
+    const int64_t wide = round_up(dim, kPanel);
+    float* rows = static_cast<float*>(out);
+    for (int64_t v = item_begin; v < item_end; ++v) {
+      memcpy(rows + v * wide, items + v * dim, static_cast<size_t>(dim) * sizeof(float));
+      memset(rows + v * wide + dim, 0, static_cast<size_t>(wide - dim) * sizeof(float));
+    }
+  }
+  static void scale(const float* h, int64_t dim, const float* factors, void* out) {
+    const int64_t wide = round_up(dim, kPanel);
+    for (int64_t i = 0; i < kPieceRows; ++i)
+      for (int64_t c = 0; c < wide; ++c)
+        static_cast<float*>(out)[i * wide + c] = c < dim ? h[i * dim + c] * factors[i] : 0.0f;
+  }
+  static void add_ditems(const CrossEntropyBlock& a, int64_t item, int64_t items, const void* const* scaled,
+                         float* ditems) {
+    for (int64_t piece = 0; piece < a.pieces; ++piece) {
+      const float* p = static_cast<const float*>(a.p) + (piece * padded_items(a.n_items) + item) * kPieceRows;
+      multiply(items, a.dim, kPieceRows, {p, kPieceRows, 1},
+               rows_of(static_cast<const float*>(scaled[piece]), round_up(a.dim, kPanel)), ditems + item * a.dim, a.dim,
+               kAdd);
+    }
+  }
+
+  const CrossEntropyBlock& a;
+  float *panels, *dh, *p;
+
+  Float32Form(const CrossEntropyBlock& block, int64_t piece, const float* h, float* scratch)
+      : a(block),
+        panels(scratch),
+        dh(panels + kPieceRows * round_up(a.dim, kPanel)),
+        p(static_cast<float*>(a.p) + piece * padded_items(a.n_items) * kPieceRows) {
+    pack_panels(h, a.dim, kPieceRows, a.dim, panels);
+    memset(dh, 0, static_cast<size_t>(kPieceRows * round_up(a.dim, kPanel)) * sizeof(float));
+  }
+  float* scores(int64_t item, int64_t items) {
+    float* s = p + item * kPieceRows;
+    multiply(items, kPieceRows, a.dim, {a.items + item * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kPieceRows,
+             kFresh);
+    return s;
+  }
+  void keep(int64_t, int64_t, const float*) {}  // they are in their place
+  void add_dh(int64_t item, int64_t items) {
+    const int64_t wide = round_up(a.dim, kPanel);
+    const float* rows = a.prepared ? static_cast<const float*>(a.prepared) : a.items;
+    multiply(kPieceRows, wide, items, {p + item * kPieceRows, 1, kPieceRows}, rows_of(rows + item * wide, wide), dh,
+             wide, kAdd);
+  }
+  void shrink(int64_t row, float factor) {
+    for (int64_t c = 0; c < a.dim; ++c) dh[row * round_up(a.dim, kPanel) + c] *= factor;
+  }
+  float gradient(int64_t row, int64_t c) const { return dh[row * round_up(a.dim, kPanel) + c]; }
+};
+
+#if defined(__AVX512BF16__) || defined(REGARD_TILES_BY_HAND)
+
+// Probabilities and what they are multiplied with in bfloat16. Scores in float32, in bfloat16 split into two parts
+// (x = high + low: three products, the low parts' own is left out), or in plain bfloat16.
+enum Scores { kFloat32Scores, kSplitScores, kPlainScores };
+
+template <Scores SCORES>
+struct Bf16Form {
+  typedef bf16 Element;
+
+  // The catalogue, tile by tile: transposed [dim][kPieceItems], then row by row the high parts, then the low parts.
+  static constexpr int64_t kCopies = SCORES == kSplitScores ? 3 : SCORES == kPlainScores ? 2 : 1;
+  static int64_t tile_size(int64_t dim) { return kCopies * kPieceItems * round_up(dim, kProductStep); }
+  static int64_t prepared_bytes(int64_t n_items, int64_t dim) {
+    return round_up(n_items, kPieceItems) / kPieceItems * tile_size(dim) * static_cast<int64_t>(sizeof(bf16));
+  }
+  static void prepare(const float* items, int64_t n_items, int64_t dim, int64_t item_begin, int64_t item_end,
+                      void* out) {
+    const int64_t wide = round_up(dim, kProductStep);
+    alignas(64) float panel[kPanel * kPieceItems];
+    for (int64_t item = item_begin; item < item_end; item += kPieceItems) {
+      bf16* transposed = static_cast<bf16*>(out) + item / kPieceItems * tile_size(dim);
+      bf16* high = transposed + kPieceItems * wide;
+      bf16* low = high + kPieceItems * wide;
+      memset(transposed, 0, static_cast<size_t>(tile_size(dim)) * sizeof(bf16));
+      const int64_t n = at_most(kPieceItems, n_items - item);
+      for (int64_t c = 0; c < dim; c += kPanel) {  // kPanel columns of all items of the tile
+        const int64_t columns = at_most(kPanel, dim - c);
+        memset(panel, 0, sizeof panel);
+        for (int64_t v = 0; v < n; ++v)
+          for (int64_t x = 0; x < columns; ++x) panel[x * kPieceItems + v] = items[(item + v) * dim + c + x];
+        for (int64_t x = 0; x < columns; ++x)
+          for (int64_t v = 0; v < kPieceItems; v += 32)
+            round_to_bf16(panel + x * kPieceItems + v, transposed + (c + x) * kPieceItems + v);
+      }
+      if (SCORES == kFloat32Scores) continue;
+      for (int64_t v = 0; v < n; ++v)
+        for (int64_t c = 0; c < dim; ++c) {
+          const float x = items[(item + v) * dim + c];
+          high[v * wide + c] = bf16_of(x);
+          if (SCORES == kSplitScores) low[v * wide + c] = bf16_of(x - float_of(high[v * wide + c]));
+        }
+    }
+  }
+  // h times factors as the B of a product: pairs of rows.
+  static void scale(const float* h, int64_t dim, const float* factors, void* out) {
+    const int64_t wide = round_up(dim, kProductStep);
+    alignas(64) float rows[2][32];
+    for (int64_t i = 0; i < kPieceRows; i += 2)
+      for (int64_t c = 0; c < wide; c += 32) {
+        for (int64_t r = 0; r < 2; ++r)
+          for (int64_t x = 0; x < 32; ++x) rows[r][x] = c + x < dim ? h[(i + r) * dim + c + x] * factors[i + r] : 0.0f;
+        store_row_pair(rows[0], rows[1], static_cast<bf16*>(out) + (i / 2 * wide + c) * 2);
+      }
+  }
+  static void store_row_pair(const float* first, const float* second, bf16* out) {
+    alignas(64) bf16 one[32], two[32];
+    round_to_bf16(first, one);
+    round_to_bf16(second, two);
+    store_pairs(load_bf16(one), load_bf16(two), out);
+  }
+  static void add_ditems(const CrossEntropyBlock& a, int64_t item, int64_t items, const void* const* scaled,
+                         float* ditems) {
+    const Tiles tiles;
+    const bf16 *p[kMaxPieces], *b[kMaxPieces];
+    for (int64_t piece = 0; piece < a.pieces; ++piece) {
+      p[piece] = static_cast<const bf16*>(a.p) + (piece * padded_items(a.n_items) + item) * kPieceRows;
+      b[piece] = static_cast<const bf16*>(scaled[piece]);
+    }
+    product(items, a.dim, kPieceRows, {p, b, a.pieces, kPieceRows, round_up(a.dim, kProductStep)},
+            ditems + item * a.dim, a.dim, kAdd);
+  }
+
+  const CrossEntropyBlock& a;
+  const int64_t wide;
+  float *s, *dh, *panels;
+  bf16 *pairs, *h_high, *h_low;  // p of a tile, and the rows, as pairs
+  bf16* p;
+  Tiles tiles;
+
+  Bf16Form(const CrossEntropyBlock& block, int64_t piece, const float* h, float* scratch)
+      : a(block),
+        wide(round_up(a.dim, kProductStep)),
+        s(scratch),
+        dh(s + kPieceItems * kPieceRows),
+        panels(dh + kPieceRows * wide),
+        pairs(reinterpret_cast<bf16*>(panels + kPieceRows * wide)),
+        h_high(pairs + kPieceItems * kPieceRows),
+        h_low(h_high + kPieceRows * wide),
+        p(static_cast<bf16*>(a.p) + piece * padded_items(a.n_items) * kPieceRows),
+        tiles() {
+    memset(dh, 0, static_cast<size_t>(kPieceRows * wide) * sizeof(float));
+    pack_panels(h, a.dim, kPieceRows, a.dim, panels);
+    if (SCORES == kFloat32Scores) return;
+    for (int64_t c = 0; c < wide; ++c)
+      for (int64_t i = 0; i < kPieceRows; ++i) {
+        const float x = c < a.dim ? h[i * a.dim + c] : 0.0f;
+        const int64_t at = (c / 2 * kPieceRows + i) * 2 + c % 2;
+        h_high[at] = bf16_of(x);
+        h_low[at] = bf16_of(x - float_of(h_high[at]));
+      }
+  }
+  const bf16* tile(int64_t item) const {
+    return static_cast<const bf16*>(a.prepared) + item / kPieceItems * tile_size(a.dim);
+  }
+  float* scores(int64_t item, int64_t items) {
+    if (SCORES == kFloat32Scores) {
+      multiply(items, kPieceRows, a.dim, {a.items + item * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kPieceRows,
+               kFresh);
+    } else {
+      const bf16 *high = tile(item) + kPieceItems * wide, *low = high + kPieceItems * wide;
+      const bf16 *left[3] = {high, low, high}, *right[3] = {h_high, h_high, h_low};
+      product(items, kPieceRows, wide, {left, right, SCORES == kSplitScores ? 3 : 1, wide, kPieceRows}, s, kPieceRows,
+              kFresh);
+    }
+    return s;
+  }
+  // exp of items j and j + 1 of a tile
+  void keep(int64_t item, int64_t j, const float* e) {
+    bf16* row = p + (item + j) * kPieceRows;
+    // A large catalogue's block does not stay in the cache: ask for the lines before they are written.
+    for (int64_t i = 0; i < 2 * kPieceRows; i += 32) __builtin_prefetch(row + 32 * kPieceRows + i, 1);
+    for (int64_t i = 0; i < 2 * kPieceRows; i += 32) round_to_bf16(e + i, row + i);
+    for (int64_t i = 0; i < kPieceRows; i += 32)
+      store_pairs(load_bf16(row + i), load_bf16(row + kPieceRows + i), pairs + j * kPieceRows + 2 * i);
+  }
+  void add_dh(int64_t item, int64_t items) {  // transposed: [dim][kPieceRows]
+    const int64_t kept = round_up(items, 2) * kPieceRows, all = round_up(items, kProductStep) * kPieceRows;
+    memset(pairs + kept, 0, static_cast<size_t>(all - kept) * sizeof(bf16));
+    const bf16 *left[1] = {tile(item)}, *right[1] = {pairs};
+    product(a.dim, kPieceRows, round_up(items, kProductStep), {left, right, 1, kPieceItems, kPieceRows}, dh, kPieceRows,
+            kAdd);
+  }
+  void shrink(int64_t row, float factor) {
+    for (int64_t c = 0; c < a.dim; ++c) dh[c * kPieceRows + row] *= factor;
+  }
+  float gradient(int64_t row, int64_t c) const { return dh[c * kPieceRows + row]; }
+};
+
+#endif
+
+// ---- the two phases -----------------------------------------------------------------------------------------------
+
+template <class Form>
+static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float* scratch) {
+  const int64_t dim = a.dim, first = a.row_begin + piece * kPieceRows, rows = at_most(kPieceRows, a.row_end - first);
+  float* h = scratch;  // rows of weight 0, and those after the last, are 0
+  alignas(64) float top[kPieceRows], kept[kPieceRows];
+  alignas(64) int32_t live[kPieceRows];
+  double others[kPieceRows], logit[kPieceRows];
+  for (int64_t i = 0; i < kPieceRows; ++i) {
+    live[i] = i < rows && a.weights[first + i] != 0.0f ? -1 : 0;
+    if (live[i])
+      memcpy(h + i * dim, a.h + (first + i) * dim, static_cast<size_t>(dim) * sizeof(float));
+    else
+      memset(h + i * dim, 0, static_cast<size_t>(dim) * sizeof(float));
+    top[i] = -INFINITY;
+    others[i] = 0.0, logit[i] = 0.0;
+  }
+  Form form(a, piece, h, h + kPieceRows * round_up(dim, kProductStep));
+
+  for (int64_t item = 0; item < a.n_items; item += kPieceItems) {
+    const int64_t items = at_most(kPieceItems, a.n_items - item);
+    float* s = form.scores(item, items);
+    vf greatest[kLanes];
+    for (int64_t l = 0; l < kLanes; ++l) greatest[l] = splat(-INFINITY);
+    for (int64_t j = 0; j < items; ++j)
+      for (int64_t l = 0; l < kLanes; ++l) greatest[l] = vmax(load(s + j * kPieceRows + l * VW), greatest[l]);
+    for (int64_t l = 0; l < kLanes; ++l) store(kept + l * VW, greatest[l]);
+    for (int64_t i = 0; i < kPieceRows; ++i) {
+      if (!(kept[i] > top[i] + kHeadroom)) continue;
+      const float shrink = top[i] == -INFINITY ? 0.0f : expf(top[i] - kept[i]);
+      others[i] *= static_cast<double>(shrink);
+      form.shrink(i, shrink);
+      top[i] = kept[i];
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t target = a.targets[first + i] - item;
+      if (target < 0 || target >= items) continue;
+      logit[i] = static_cast<double>(s[target * kPieceRows + i]);
+      s[target * kPieceRows + i] = -INFINITY;
+    }
+    memcpy(a.top + (item / kPieceItems * a.pieces + piece) * kPieceRows, top, sizeof top);
+
+    // All scores so far -inf: keep exp finite, every term is then exp(-inf) = 0.
+    vf base[kLanes];
+    for (int64_t l = 0; l < kLanes; ++l) {
+      const vf t = load(top + l * VW);
+      base[l] = t == splat(-INFINITY) ? splat(0.0f) : t;
+    }
+    if (items % 2 != 0)
+      for (int64_t i = 0; i < kPieceRows; ++i) s[items * kPieceRows + i] = -INFINITY;
+    for (int64_t begin = 0; begin < items; begin += kSumItems) {
+      vf sum[kLanes];
+      for (int64_t l = 0; l < kLanes; ++l) sum[l] = splat(0.0f);
+      for (int64_t j = begin; j < at_most(items, begin + kSumItems); j += 2) {
+        for (int64_t l = 0; l < 2 * kLanes; ++l) {
+          const vf e = vexp(load(s + j * kPieceRows + l * VW) - base[l % kLanes]);
+          const vi some = *reinterpret_cast<const vi_unaligned*>(live + l % kLanes * VW);
+          const vf x = some ? e : splat(0.0f);
+          store(s + j * kPieceRows + l * VW, x);
+          sum[l % kLanes] += x;
+        }
+        form.keep(item, j, s + j * kPieceRows);
+      }
+      for (int64_t l = 0; l < kLanes; ++l) store(kept + l * VW, sum[l]);
+#pragma omp simd
+      for (int64_t i = 0; i < kPieceRows; ++i) others[i] += static_cast<double>(kept[i]);
+    }
+    form.add_dh(item, items);
+  }
+
+  float factors[kPieceRows];
+  for (int64_t i = 0; i < kPieceRows; ++i) {
+    factors[i] = 0.0f;
+    if (i < rows) a.dtarget[piece * kPieceRows + i] = 0.0f;
+    if (i >= rows) continue;
+    const double base = top[i] == -INFINITY ? 0.0 : static_cast<double>(top[i]);
+    const double sum = others[i] + exp(logit[i] - base), w = static_cast<double>(a.weights[first + i]);
+    a.lse[first + i] = base + log(sum);
+    a.loss[first + i] = a.lse[first + i] - logit[i];
+    if (!live[i]) continue;
+    factors[i] = static_cast<float>(w / sum);
+    const float dtarget = static_cast<float>(-w * (others[i] / sum));
+    a.dtarget[piece * kPieceRows + i] = dtarget;
+    const float* target = a.items + a.targets[first + i] * dim;
+    for (int64_t c = 0; c < dim; ++c)
+      a.dh[(first + i) * dim + c] += form.gradient(i, c) * factors[i] + dtarget * target[c];
+  }
+  Form::scale(h, dim, factors, static_cast<char*>(a.scaled) + piece * a.scaled_bytes);
+  memcpy(a.factors + piece * kPieceRows, factors, sizeof factors);
+}
+
+// Items [item_begin, item_end), the first of a tile; their rows of ditems belong to the caller.
+template <class Form>
+static void cross_entropy_items(const CrossEntropyBlock& a, int64_t item_begin, int64_t item_end, float* ditems,
+                                float* scratch) {
+  const int64_t dim = a.dim, last_tile = (a.n_items - 1) / kPieceItems;
+  float* h = scratch;
+  char* rescaled = reinterpret_cast<char*>(h + kPieceRows * dim);
+  rescaled += (64 - reinterpret_cast<uintptr_t>(rescaled) % 64) % 64;
+  const void* scaled[kMaxPieces];
+  for (int64_t item = item_begin; item < item_end; item += kPieceItems) {
+    for (int64_t piece = 0; piece < a.pieces; ++piece) {
+      const float* final_top = a.top + (last_tile * a.pieces + piece) * kPieceRows;
+      const float* top = a.top + (item / kPieceItems * a.pieces + piece) * kPieceRows;
+      scaled[piece] = static_cast<char*>(a.scaled) + piece * a.scaled_bytes;
+      if (memcmp(top, final_top, kPieceRows * sizeof(float)) == 0) continue;
+      const int64_t first = a.row_begin + piece * kPieceRows, rows = at_most(kPieceRows, a.row_end - first);
+      float factors[kPieceRows];
+      for (int64_t i = 0; i < kPieceRows; ++i) {
+        const float factor = a.factors[piece * kPieceRows + i];
+        factors[i] = top[i] == final_top[i] ? factor : factor * expf(top[i] - final_top[i]);
+        if (i < rows && a.weights[first + i] != 0.0f)
+          memcpy(h + i * dim, a.h + (first + i) * dim, static_cast<size_t>(dim) * sizeof(float));
+        else
+          memset(h + i * dim, 0, static_cast<size_t>(dim) * sizeof(float));
+      }
+      Form::scale(h, dim, factors, rescaled + piece * a.scaled_bytes);
+      scaled[piece] = rescaled + piece * a.scaled_bytes;
+    }
+    Form::add_ditems(a, item, at_most(kPieceItems, item_end - item), scaled, ditems);
+  }
+  for (int64_t row = a.row_begin; row < a.row_end; ++row) {
+    const int64_t target = a.targets[row];
+    if (target < item_begin || target >= item_end || a.weights[row] == 0.0f) continue;
+    const float factor = a.dtarget[row - a.row_begin];
+    for (int64_t c = 0; c < dim; ++c) ditems[target * dim + c] += factor * a.h[row * dim + c];
+  }
+}
+
+template <class Form>
+static constexpr CrossEntropyPass cross_entropy_pass() {
+  return {sizeof(typename Form::Element), Form::prepared_bytes, Form::prepare, cross_entropy_rows<Form>,
+          cross_entropy_items<Form>};
+}
+
+}  // namespace REGARD_ISA_ID
+}  // namespace regard
