@@ -80,7 +80,7 @@ def test_rows_and_items_in_many_parts_follow_the_formula(isa, rng):
 
 
 def test_a_catalogue_too_large_to_keep_its_probabilities_follows_the_formula(isa, rng):
-    check(*arrays(rng, 9, 16385, 4))
+    check(*arrays(rng, 9, 65537, 4))
 
 
 def test_row_weights_are_those_of_a_weighted_mean(isa, rng):

@@ -76,11 +76,13 @@ def cross_entropy_value_and_grad(
 ) -> tuple[float, Floats, Floats]:
     """Loss and both gradients in one call; what training uses.
 
-    Up to 65,536 items (131,072 in bfloat16) the probabilities of a block of rows are kept, at most 32 MB, and the scores
-    are computed once; above that this is the pair, in float32.
+    Up to 65,536 items (131,072 in bfloat16) the probabilities of a block of rows are kept, at most 32 MB, and the
+    scores are computed once; above that this is the pair, in float32.
 
-    ``precision`` allows bfloat16 products where the machine has them (AMX, or AVX-512 BF16 on AMD), with sums in float32
-    and the target's own term in float32; elsewhere all three give float32. Errors by the float64 formula:
+    ``precision`` allows bfloat16 products where the machine has them (AMX, or AVX-512 BF16 on AMD), with sums and the
+    target's own term in float32; elsewhere all three give float32. Errors against the float64 formula, for scores of a
+    few units and rows in which no item but the target has more than about a tenth of the probability (on real data a
+    third of these); otherwise gradients lose up to one bfloat16 rounding, 4e-3:
 
     ========= ===================================================== ============ ==============================
     precision products                                              ``lse``      gradients (Frobenius, relative)
@@ -88,7 +90,7 @@ def cross_entropy_value_and_grad(
     highest   float32                                               float32's    float32's
     high      scores as in float32, or of split operands (hi + lo); 2e-5         5e-4
               gradients in bfloat16
-    medium    bfloat16                                              1e-2         5e-3
+    medium    bfloat16                                              2e-2         5e-3
     ========= ===================================================== ============ ==============================
     """
     how = choice("precision", precision, _PRECISIONS)
