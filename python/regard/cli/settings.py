@@ -9,9 +9,15 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from regard.models.self_attention import SelfAttentionRecommender
+from regard.recipes import PRESETS, recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regard.data import Interactions
 
 Value = bool | int | float | str | None
 
@@ -62,8 +68,13 @@ def parameters() -> dict[str, Parameter]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each parameter, ``--config`` and ``--print-config``."""
+    """A flag for each parameter, ``--preset``, ``--config`` and ``--print-config``."""
     group = parser.add_argument_group("settings of the model")
+    group.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="settings that follow from the data: best, or fast for about half the time; file and flags go before them",
+    )
     for name, parameter in parameters().items():
         default = "none" if parameter.default is None else str(parameter.default).lower()
         group.add_argument(
@@ -80,10 +91,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen(arguments: argparse.Namespace) -> dict[str, Value]:
-    """All settings: flags before the file, the file before the defaults."""
+def chosen(arguments: argparse.Namespace, data: Callable[[], Interactions]) -> dict[str, Value]:
+    """All settings: flags before the file, the file before the preset for the data, that before the defaults."""
     known = parameters()
     values = {name: parameter.default for name, parameter in known.items()}
+    if arguments.preset is not None:
+        values |= recipe(data(), arguments.preset)
     if arguments.config is not None:
         values |= read(arguments.config)
     return values | {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}

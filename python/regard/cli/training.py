@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import os
 import time
@@ -16,6 +17,7 @@ from regard import report
 from regard.cli import compare, settings
 from regard.cli.inputs import add_data, load_data, split_data
 from regard.cli.text import print_json
+from regard.data import Interactions
 from regard.metrics import Report
 from regard.metrics import evaluate as measure
 from regard.models.self_attention import SelfAttentionRecommender
@@ -38,18 +40,28 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train on the training part and save; Ctrl-C stops early and saves the best so far."""
-    chosen = settings.chosen(arguments)
-    model = SelfAttentionRecommender(**chosen)  # type: ignore[arg-type]
+    if not arguments.print_config:
+        check_out("--out", arguments.out)
+        check_report(arguments.report)
+
+    @functools.cache
+    def parts() -> tuple[Interactions, Split | None]:
+        data = load_data(arguments)
+        return data, split_data(arguments, data)
+
+    def trained_part() -> Interactions:
+        data, split = parts()
+        return data if split is None else split.train
+
+    chosen = settings.chosen(arguments, trained_part)
     if arguments.print_config:
         if arguments.json:
             print_json(chosen)
         else:
             print(settings.as_toml(chosen), end="")
         return 0
-    check_out("--out", arguments.out)
-    check_report(arguments.report)
-    data = load_data(arguments)
-    split = split_data(arguments, data)
+    model = SelfAttentionRecommender(**chosen)  # type: ignore[arg-type]
+    data, split = parts()
     started = time.perf_counter()
     if split is None:
         model.fit(data, checkpoint=arguments.checkpoint)

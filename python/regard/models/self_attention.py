@@ -7,11 +7,13 @@ catalogue at every place instead of one sampled negative, places counted from th
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
+from regard.recipes import recipe
 from regard.sequence_model import SequenceModel
 
 if TYPE_CHECKING:
+    from regard.data import Interactions
     from regard.layers import Step
     from regard.sequence_model import Initial
 
@@ -139,6 +141,20 @@ class SelfAttentionRecommender(SequenceModel):
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
         self.precision, self.random_state = precision, random_state
+
+    @classmethod
+    def for_data(cls, data: Interactions, preset: str = "best", **changes: Any) -> Self:
+        """A model with the settings that `regard.recipes.recipe` has for these data; ``changes`` go before them.
+
+        Parameters
+        ----------
+        data : Interactions
+            What will be trained on.
+        preset : "best" or "fast"
+        **changes
+            Any argument of the constructor.
+        """
+        return cls(**recipe(data, preset) | changes)
 
     # ---- the model ----------------------------------------------------------------------------------------------
 

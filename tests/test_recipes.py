@@ -1,0 +1,55 @@
+"""Settings that follow from the data."""
+
+import numpy as np
+import pytest
+
+from regard import Interactions, SelfAttentionRecommender
+from regard.cli import main
+from regard.recipes import PRESETS, recipe
+
+
+def data(n_users, length, n_items):
+    rng = np.random.default_rng(0)
+    return Interactions(np.repeat(np.arange(n_users), length), rng.integers(0, n_items, n_users * length))
+
+
+def test_long_histories_are_read_further_than_short_ones():
+    assert recipe(data(20, 60, 100))["max_len"] == 200
+    assert recipe(data(100, 6, 100))["max_len"] == 50
+
+
+def test_the_fewer_events_an_item_has_the_more_dropout():
+    rates = [recipe(data(100, 10, n_items))["dropout"] for n_items in (5, 25, 500)]
+    assert rates == [0.1, 0.2, 0.5]
+
+
+def test_the_fast_preset_trains_fewer_epochs():
+    some = data(20, 60, 100)
+    assert recipe(some, "fast")["epochs"] < recipe(some, "best")["epochs"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_model_for_data_has_the_recipe_and_what_is_asked_for(preset):
+    some = data(20, 60, 100)
+    settings = SelfAttentionRecommender.for_data(some, preset, epochs=3, dim=8).get_params()
+    assert settings == SelfAttentionRecommender(**recipe(some, preset) | {"epochs": 3, "dim": 8}).get_params()
+
+
+def test_an_unknown_preset_is_an_error_that_lists_what_there_is():
+    with pytest.raises(ValueError, match="preset: expected one of best, fast, got 'quick'"):
+        recipe(data(5, 5, 5), "quick")
+
+
+def test_flags_and_file_go_before_the_preset(tmp_path, capsys):
+    events, config = tmp_path / "events.csv", tmp_path / "settings.toml"
+    lines = [f"{user},{item}\n" for user in range(9) for item in range(user, user + 5)]
+    events.write_text("user_id,item_id\n" + "".join(lines))
+        "user_id,item_id\n" + "".join(f"{user},{item}\n" for user in range(9) for item in range(user, user + 5))
+    )
+    config.write_text("dropout = 0.3\nepochs = 7\n")
+    assert (
+        main(["train", str(events), "--preset", "fast", "--config", str(config), "--epochs", "2", "--print-config"])
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert {"epochs = 2", "dropout = 0.3", "max_len = 50", "batch_size = 128"} <= set(lines)
