@@ -44,12 +44,8 @@ def test_flags_and_file_go_before_the_preset(tmp_path, capsys):
     events, config = tmp_path / "events.csv", tmp_path / "settings.toml"
     lines = [f"{user},{item}\n" for user in range(9) for item in range(user, user + 5)]
     events.write_text("user_id,item_id\n" + "".join(lines))
-        "user_id,item_id\n" + "".join(f"{user},{item}\n" for user in range(9) for item in range(user, user + 5))
-    )
     config.write_text("dropout = 0.3\nepochs = 7\n")
-    assert (
-        main(["train", str(events), "--preset", "fast", "--config", str(config), "--epochs", "2", "--print-config"])
-        == 0
-    )
+    flags = ["--preset", "fast", "--config", str(config), "--epochs", "2", "--print-config"]
+    assert main(["train", str(events), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {"epochs = 2", "dropout = 0.3", "max_len = 50", "batch_size = 128"} <= set(lines)
