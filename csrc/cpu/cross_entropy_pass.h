@@ -33,6 +33,7 @@ static inline int64_t padded_items(int64_t n_items) { return round_up(n_items, k
 
 struct Float32Form {
   typedef float Element;
+  static vf exp_of(vf x) { return vexp(x); }
   static int64_t prepared_bytes(int64_t n_items, int64_t dim) {
     return dim % kPanel == 0 ? 0 : n_items * round_up(dim, kPanel) * 4;
   }
@@ -101,6 +102,7 @@ enum Scores { kFloat32Scores, kSplitScores, kPlainScores };
 template <Scores SCORES>
 struct Bf16Form {
   typedef bf16 Element;
+  static vf exp_of(vf x) { return vexp_short(x); }
 
   // The catalogue, tile by tile: transposed [dim][kPieceItems], then row by row the high parts, then the low parts.
   static constexpr int64_t kCopies = SCORES == kSplitScores ? 3 : SCORES == kPlainScores ? 2 : 1;
@@ -128,12 +130,18 @@ struct Bf16Form {
             round_to_bf16(panel + x * kPieceItems + v, transposed + (c + x) * kPieceItems + v);
       }
       if (SCORES == kFloat32Scores) continue;
-      for (int64_t v = 0; v < n; ++v)
-        for (int64_t c = 0; c < dim; ++c) {
-          const float x = items[(item + v) * dim + c];
-          high[v * wide + c] = bf16_of(x);
-          if (SCORES == kSplitScores) low[v * wide + c] = bf16_of(x - float_of(high[v * wide + c]));
-        }
+      for (int64_t v = 0; v < n; ++v) split(items + (item + v) * dim, dim, high + v * wide, low + v * wide);
+    }
+  }
+  // x = high + low, zeros after the last; low only where it is wanted
+  static void split(const float* x, int64_t dim, bf16* high, bf16* low) {
+    alignas(64) float part[32];
+    for (int64_t c = 0; c < round_up(dim, kProductStep); c += 32) {
+      for (int64_t i = 0; i < 32; ++i) part[i] = c + i < dim ? x[c + i] : 0.0f;
+      round_to_bf16(part, high + c);
+      if (SCORES != kSplitScores) continue;
+      for (int64_t i = 0; i < 32; ++i) part[i] -= float_of(high[c + i]);
+      round_to_bf16(part, low + c);
     }
   }
   // h times factors as the B of a product: pairs of rows.
@@ -186,13 +194,14 @@ struct Bf16Form {
     memset(dh, 0, static_cast<size_t>(kPieceRows * wide) * sizeof(float));
     pack_panels(h, a.dim, kPieceRows, a.dim, panels);
     if (SCORES == kFloat32Scores) return;
-    for (int64_t c = 0; c < wide; ++c)
-      for (int64_t i = 0; i < kPieceRows; ++i) {
-        const float x = c < a.dim ? h[i * a.dim + c] : 0.0f;
-        const int64_t at = (c / 2 * kPieceRows + i) * 2 + c % 2;
-        h_high[at] = bf16_of(x);
-        h_low[at] = bf16_of(x - float_of(h_high[at]));
+    for (int64_t i = 0; i < kPieceRows; ++i) {  // neighbours in a row are a pair already: only pairs are transposed
+      bf16* row[2] = {h_low + kPieceRows * wide, h_low + kPieceRows * wide + wide};
+      split(h + i * a.dim, a.dim, row[0], row[1]);
+      for (int64_t c = 0; c < wide; c += 2) {
+        memcpy(h_high + (c / 2 * kPieceRows + i) * 2, row[0] + c, 2 * sizeof(bf16));
+        if (SCORES == kSplitScores) memcpy(h_low + (c / 2 * kPieceRows + i) * 2, row[1] + c, 2 * sizeof(bf16));
       }
+    }
   }
   const bf16* tile(int64_t item) const {
     return static_cast<const bf16*>(a.prepared) + item / kPieceItems * tile_size(a.dim);
@@ -289,7 +298,7 @@ static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float*
       for (int64_t l = 0; l < kLanes; ++l) sum[l] = splat(0.0f);
       for (int64_t j = begin; j < at_most(items, begin + kSumItems); j += 2) {
         for (int64_t l = 0; l < 2 * kLanes; ++l) {
-          const vf e = vexp(load(s + j * kPieceRows + l * VW) - base[l % kLanes]);
+          const vf e = Form::exp_of(load(s + j * kPieceRows + l * VW) - base[l % kLanes]);
           const vi some = *reinterpret_cast<const vi_unaligned*>(live + l % kLanes * VW);
           const vf x = some ? e : splat(0.0f);
           store(s + j * kPieceRows + l * VW, x);

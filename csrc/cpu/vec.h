@@ -144,6 +144,25 @@ static inline vf vexp(vf x) {
 #endif
 }
 
+// The same to a relative error of 4e-6, where the result is rounded to bfloat16: 2^n 2^f with x / ln2 = n + f and a
+// polynomial fitted to 2^f for the least relative error (2.6e-6). Below -100 it is exp(-100) at the most.
+static inline vf vexp_short(vf x) {
+#if REGARD_VW == 16
+  const __mmask16 all = 0xFFFF;
+  const vf t = _mm512_maskz_max_ps(all, splat(-100.0f), x) * splat(1.44269504f);  // keeps a NaN
+  const vf n = _mm512_maskz_roundscale_ps(all, t, _MM_FROUND_TO_NEAREST_INT);
+  const vf f = t - n;
+  vf p = splat(0.009570102207362652f);
+  p = p * f + splat(0.05591786280274391f);
+  p = p * f + splat(0.240247443318367f);
+  p = p * f + splat(0.6931217908859253f);
+  p = p * f + splat(0.9999992847442627f);
+  return _mm512_maskz_scalef_ps(all, p, n);
+#else
+  return vexp(x);
+#endif
+}
+
 static inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
