@@ -65,6 +65,9 @@ struct Factors {  // A (m, depth) and B (depth, n) in `count` parts of the depth
 
 #if defined(__AMX_BF16__) || defined(REGARD_TILES_BY_HAND)
 
+// GCC's tile instructions do not say which memory they read: without this, what was stored for them may come too late.
+static inline void memory_is_read(const void* p) { __asm__ volatile("" ::"r"(p) : "memory"); }
+
 struct Tiles {  // what a thread does before and after it uses tiles
   Tiles() {
     struct {
@@ -75,6 +78,7 @@ struct Tiles {  // what a thread does before and after it uses tiles
     memset(&config, 0, sizeof config);
     config.palette = 1;
     for (int i = 0; i < 8; ++i) config.bytes_per_row[i] = 64, config.rows[i] = static_cast<uint8_t>(kTileRows);
+    memory_is_read(&config);
     _tile_loadconfig(&config);
   }
   ~Tiles() { _tile_release(); }
@@ -82,6 +86,7 @@ struct Tiles {  // what a thread does before and after it uses tiles
 
 static __attribute__((noinline)) void product(int64_t m, int64_t n, int64_t depth, const Factors& f, float* c,
                                               int64_t c_row, Into into) {
+  memory_is_read(&f);
   alignas(64) float stage[2 * kTileRows * 2 * kTileRows];
   for (int64_t i = 0; i < m; i += 2 * kTileRows)
     for (int64_t j = 0; j < n; j += 2 * kTileRows) {
