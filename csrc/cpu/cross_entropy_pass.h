@@ -113,7 +113,7 @@ struct Bf16Form {
   static void prepare(const float* items, int64_t n_items, int64_t dim, int64_t item_begin, int64_t item_end,
                       void* out) {
     const int64_t wide = round_up(dim, kProductStep);
-    alignas(64) float panel[kPanel * kPieceItems];
+    alignas(64) float panels[kPanel * kPieceItems];
     for (int64_t item = item_begin; item < item_end; item += kPieceItems) {
       bf16* transposed = static_cast<bf16*>(out) + item / kPieceItems * tile_size(dim);
       bf16* high = transposed + kPieceItems * wide;
@@ -122,12 +122,15 @@ struct Bf16Form {
       const int64_t n = at_most(kPieceItems, n_items - item);
       for (int64_t c = 0; c < dim; c += kPanel) {  // kPanel columns of all items of the tile
         const int64_t columns = at_most(kPanel, dim - c);
-        memset(panel, 0, sizeof panel);
-        for (int64_t v = 0; v < n; ++v)
-          for (int64_t x = 0; x < columns; ++x) panel[x * kPieceItems + v] = items[(item + v) * dim + c + x];
-        for (int64_t x = 0; x < columns; ++x)
-          for (int64_t v = 0; v < kPieceItems; v += 32)
-            round_to_bf16(panel + x * kPieceItems + v, transposed + (c + x) * kPieceItems + v);
+        memset(panels, 0, sizeof panels);
+        pack_panels(items + item * dim + c, dim, n, columns, panels);
+        for (int64_t v = 0; v < kPieceItems; v += 2 * kPanel)
+          for (int64_t x = 0; x < columns; ++x) {
+            alignas(64) float both[2 * kPanel];
+            memcpy(both, panels + (v * columns + x * kPanel), kPanel * sizeof(float));
+            memcpy(both + kPanel, panels + ((v + kPanel) * columns + x * kPanel), kPanel * sizeof(float));
+            round_to_bf16(both, transposed + (c + x) * kPieceItems + v);
+          }
       }
       if (SCORES == kFloat32Scores) continue;
       for (int64_t v = 0; v < n; ++v) split(items + (item + v) * dim, dim, high + v * wide, low + v * wide);
