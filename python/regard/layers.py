@@ -15,13 +15,12 @@ rms_norm root mean square norm with ``weight``, ``eps``
 linear   ``activation(x W' + b)``
 gated    ``activation(x W' + b) * (x V' + c)``: two linear maps ``gate`` and ``value`` (``.weight``, ``.bias``)
 attention causal self-attention: three linear maps ``query``, ``key``, ``value`` (``.weight``, ``.bias``), ``heads``,
-         optional ``distance_bias`` table, ``dropout`` on the weights
+         optional ``distance_bias`` table, ``dropout`` on the weights. With ``newest`` only the last row of each
+         sequence asks, and is left in x and in what is saved; not in training, where every place is predicted
 dropout  with rate ``p``, in training
 save     remembers x
 add      adds the x that the last open ``save`` remembered
 gate_add adds to it ``sigmoid(saved W' + b) * x``
-last     keeps the last row of each sequence, in x and in what is saved; in training, where every place is
-         predicted, does nothing
 score    the end: x is compared with the rows of ``table``, in training by the loss, in serving by the top-k
 ======== ==================================================================================================
 """
@@ -197,27 +196,40 @@ def gated(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     return ops.gate_forward(gate, value, activation=activation, workspace=run.ws), backward
 
 
-def heads(x: Array, step: Step, run: Run) -> tuple[list[Array], Callable[[list[Array]], Array]]:
-    """Queries, keys and values of an attention step, each (total, heads, head_dim)."""
-    results, backward = _linear_maps(x, [step[part] for part in ("query", "key", "value")], run)
+def heads(
+    x: Array, step: Step, run: Run, asking: NDArray[np.int64] | None = None
+) -> tuple[list[Array], Callable[[list[Array]], Array]]:
+    """Queries (of the rows ``asking`` or all), keys, values of an attention step, each (rows, heads, head_dim)."""
+    names = [step[part] for part in ("query", "key", "value")]
+    if asking is None:
+        results, backward = _linear_maps(x, names, run)
+    else:
+        queries, _ = _linear_maps(x[asking], names[:1], run)
+        keys_and_values, backward = _linear_maps(x, names[1:], run)
+        results = queries + keys_and_values
     return [y.reshape(len(y), step["heads"], -1) for y in results], backward
 
 
 def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
-    cu = run.cu_seqlens
-    (q, k, v), maps_backward = heads(x, step, run)
+    cu = cu_q = run.cu_seqlens
+    if step["newest"] and not run.training:
+        newest, cu_q = cu[1:] - 1, np.arange(len(cu))
+        run.saved = [saved[newest] for saved in run.saved]
+        (q, k, v), maps_backward = heads(x, step, run, newest)
+    else:
+        (q, k, v), maps_backward = heads(x, step, run)
     table = step.get("distance_bias")
     how: dict[str, Any] = {"causal": True, "dropout": run.drop(step["dropout"]), "workspace": run.ws}
     how["bias"] = None if table is None else run.params[table]
-    out, lse = ops.attention_forward(q, k, v, cu, cu, **how)
+    out, lse = ops.attention_forward(q, k, v, cu_q, cu, **how)
 
     def backward(dy: Array) -> Array:
         dbias = None if table is None else run.add_grad(table)
         dout = dy.reshape(out.shape)
-        dq, dk, dv, _ = ops.attention_backward(dout, q, k, v, out, lse, cu, cu, **how, dbias=dbias)
+        dq, dk, dv, _ = ops.attention_backward(dout, q, k, v, out, lse, cu_q, cu, **how, dbias=dbias)
         return maps_backward([gradient.reshape(len(x), -1) for gradient in (dq, dk, dv)])
 
-    return out.reshape(len(x), -1), backward
+    return out.reshape(len(out), -1), backward
 
 
 def dropout(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
@@ -265,14 +277,6 @@ def gate_add(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     return y, backward
 
 
-def last(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
-    if run.training:
-        return x, _same
-    newest = run.cu_seqlens[1:] - 1
-    run.saved = [saved[newest] for saved in run.saved]
-    return x[newest], _same
-
-
 def score(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     return x, _same
 
@@ -293,6 +297,5 @@ KINDS: dict[str, Callable[[Array, Step, Run], tuple[Array, Backward]]] = {
     "save": save,
     "add": add,
     "gate_add": gate_add,
-    "last": last,
     "score": score,
 }

@@ -338,7 +338,10 @@ def _per_user(ranks: np.ndarray, targets: Ragged, cutoffs: list[int]) -> dict[st
 
 def _contains(sets: Ragged, values: Ragged, n_items: int) -> np.ndarray:
     """Whether each of the values is in the set of its row."""
-    return np.isin(values.row_of * n_items + values.values, sets.row_of * n_items + sets.values)
+    keys = np.append(np.sort(sets.row_of * n_items + sets.values), -1)  # np.isin would hash them, ten times slower
+    wanted = values.row_of * n_items + values.values
+    found: np.ndarray = keys[np.searchsorted(keys[:-1], wanted)] == wanted
+    return found
 
 
 def _training_counts(model: Any, item_ids: np.ndarray, train: Interactions | None) -> np.ndarray | None:

@@ -87,6 +87,7 @@ def expected_ranks(scores: np.ndarray, targets: Ragged) -> np.ndarray:
 def union(n_items: int, *parts: Ragged) -> Ragged:
     """Row by row, the sorted union of ragged item rows (at least one part), without repeats."""
     n = len(parts[0])
-    keys = np.unique(np.concatenate([part.row_of * n_items + part.values for part in parts]))
+    keys = np.sort(np.concatenate([part.row_of * n_items + part.values for part in parts]))
+    keys = keys[np.diff(keys, prepend=-1) > 0]  # what np.unique does by hashing, several times slower
     offsets = np.searchsorted(keys, np.arange(n + 1) * n_items)
     return Ragged((keys % max(n_items, 1)).astype(np.int32), offsets)

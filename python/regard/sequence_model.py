@@ -27,6 +27,7 @@ from regard.ranking import blocks
 from regard.recommender import Recommender, plain
 from regard.splits import leave_last_out
 from regard.train import Callback, Settings, train
+from regard.workspace import Workspace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     Parameters = dict[str, NDArray[np.float32]]
 
 Initial = tuple[tuple[int, ...], float | None]  # shape; standard deviation of the normal distribution, None: all 1
-_BLOCK = 512  # histories encoded together
+_BLOCK = 512  # rows of a table drawn together
+_TOGETHER = 64  # histories encoded together
 
 
 class SequenceModel(Recommender):
@@ -316,10 +318,11 @@ class SequenceModel(Recommender):
     def _encode(self, histories: Ragged) -> NDArray[np.float32]:
         windows = histories.tail(self.max_len)
         h = np.empty((len(windows), self.dim), np.float32)
-        steps = self.steps()
-        for start in range(0, len(windows), _BLOCK):
-            block = windows[start : start + _BLOCK]
-            h[start : start + _BLOCK], _ = forward(steps, Run(block.values, block.offsets, self.params_))
+        steps, ws = self.steps(), Workspace()
+        for block in blocks(len(windows), _TOGETHER):
+            batch = windows[block]
+            ws.reset()
+            h[block], _ = forward(steps, Run(batch.values, batch.offsets, self.params_, ws=ws))
         return h
 
     def encode(self, histories: Any) -> NDArray[np.float32]:

@@ -187,12 +187,11 @@ class SelfAttentionRecommender(SequenceModel):
         for i in range(self.n_blocks):
             b = f"blocks.{i}"
             attention: Step = {"kind": "attention", "heads": self.n_heads, "dropout": self.dropout}
+            attention["newest"] = i == self.n_blocks - 1  # from there on rows do not meet
             attention |= {part: f"{b}.attention.{part}" for part in ("query", "key", "value")}
             if self.positions == "relative":
                 attention["distance_bias"] = f"{b}.attention.distance_bias"
             steps += [{"kind": "save"}, norm(f"{b}.attention_norm"), attention]
-            if i == self.n_blocks - 1:  # from here on rows do not meet: only the newest is needed
-                steps.append({"kind": "last"})
             steps += [linear(f"{b}.attention.out"), drop, add(f"{b}.attention_gate")]
             steps += [{"kind": "save"}, norm(f"{b}.ffn_norm"), hidden(f"{b}.ffn"), drop]
             steps += [linear(f"{b}.ffn.2"), drop, add(f"{b}.ffn_gate")]
