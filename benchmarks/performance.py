@@ -28,11 +28,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import regard
 from contest import limits, page
 from contest.cases import Case, Contender, Memory, Row
 from contest.workers import Worker, load
-
-import regard
 from regard import whole_file
 from regard.doctor import processor
 
@@ -176,7 +175,12 @@ def summary(results: dict[str, Any], quick: bool) -> None:
     rows = itertools.chain.from_iterable(one.rows for one in subjects.values())
     results["ratios"] = [found for row in rows if (found := ratio(row, cases)) is not None]
     results["curves"] = [
-        {"name": curve.name, "label": curve.label, "points": [[x, name] for x, name in curve.points if name in cases]}
+        {
+            "file": curve.file,
+            "name": curve.name,
+            "label": curve.label,
+            "points": [[x, name] for x, name in curve.points if name in cases],
+        }
         for one in subjects.values()
         for curve in one.curves
     ]

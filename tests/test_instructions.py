@@ -1,12 +1,8 @@
 """The guard against slower kernels: what it refuses. `.ci/run` counts the instructions themselves."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import instructions
 

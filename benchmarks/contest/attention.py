@@ -181,11 +181,11 @@ def subject(quick: bool) -> Subject:
         (*table, *whole.values(), *ragged.values()),
         rows,
         (
-            curve("attention, forward and backward, 25,600 events in histories of one length", whole),
-            curve("attention, forward and backward, 25,600 events in ragged histories, at most 50", ragged),
+            curve("attention-length", "attention both ways, 25,600 events, histories of one length", whole),
+            curve("attention-ragged", "attention both ways, 25,600 events, ragged, at most 50", ragged),
         ),
     )
 
 
-def curve(name: str, by_length: dict[int, Case]) -> Curve:
-    return Curve(name, "events in a history", tuple((n, one.name) for n, one in by_length.items()))
+def curve(file: str, name: str, by_length: dict[int, Case]) -> Curve:
+    return Curve(file, name, "events in a history", tuple((n, one.name) for n, one in by_length.items()))

@@ -83,8 +83,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Curve:
-    """Cost along one size: ``points`` are the sizes with the names of their cases."""
+    """Cost along one size: ``points`` are the sizes with the names of their cases, ``file`` names the picture."""
 
+    file: str
     name: str
     label: str  # of the horizontal axis
     points: tuple[tuple[float, str], ...]

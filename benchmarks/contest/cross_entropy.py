@@ -123,6 +123,9 @@ def peers(chunks: tuple[int, ...], *, dense: bool) -> tuple[Contender, ...]:
     return tuple(found)
 
 
+ALL = (HIGHEST, HIGH, MEDIUM, *peers((4, 16), dense=True))
+
+
 def flops(sizes: Sizes) -> float:
     """Three products."""
     return 6.0 * DIM * sizes["n"] * sizes["n_items"]
@@ -145,9 +148,9 @@ def rows(one: Case, lines: list[tuple[str, str, Contender, str, bool, float, flo
 
 def subject(quick: bool) -> Subject:
     small, large = ((40, 300), (20, 700)) if quick else ((25_600, 3_416), (6_400, 54_542))
-    ours = (HIGHEST, HIGH, MEDIUM)
-    one = case("cross-entropy", *small, (*ours, *peers((4, 16), dense=True)))
-    two = case("cross-entropy, large, 2 threads", *large, (*ours, *peers((16, 64), dense=True)), threads=2)
+    one = case("cross-entropy", *small, ALL)
+    fit = peers((16, 64), dense=True)
+    two = case("cross-entropy, large, 2 threads", *large, (HIGHEST, HIGH, MEDIUM, *fit), threads=2)
     million = case("cross-entropy, a million items", *((10, 900) if quick else (1_024, 1_000_000)), (HIGH,))
     work, big = "cross-entropy, N 25,600, V 3,416", "cross-entropy, N 6,400, V 54,542, 2 threads"
     dense, plain, tuned = "dense torch", "best of chunked torch", "best of chunked torch, tuned too"
@@ -182,8 +185,18 @@ def subject(quick: bool) -> Subject:
         (one, two, million, *by_items.values(), *by_rows.values()),
         table,
         (
-            Curve("cross-entropy of 1,024 rows", "items", tuple((v, c.name) for v, c in by_items.items())),
-            Curve("cross-entropy over 3,416 items", "rows", tuple((b, c.name) for b, c in by_rows.items())),
+            Curve(
+                "cross-entropy-items",
+                "cross-entropy of 1,024 rows",
+                "items",
+                tuple((v, c.name) for v, c in by_items.items()),
+            ),
+            Curve(
+                "cross-entropy-rows",
+                "cross-entropy over 3,416 items",
+                "rows",
+                tuple((b, c.name) for b, c in by_rows.items()),
+            ),
         ),
         memories,
     )

@@ -82,22 +82,19 @@ def size_in_bytes(sizes: Sizes) -> float:
     return 4.0 * DIM * (len(ids) + 6 * len(np.unique(ids)))
 
 
-def subject(quick: bool) -> Subject:
-    n, n_items = (50, 400) if quick else (25_600, 1_000_000)
+def case(n: int, n_items: int) -> Case:
+    sizes, checked = {"n": n, "n_items": n_items}, {"rows": True}
     contenders = (
         Contender("regard", "regard", with_regard, 1e-6),
         Contender("torch SparseAdam", "torch", with_torch, 1e-6),
         Contender("torch SparseAdam, tuned allocator", "torch", with_torch, 1e-6, tuned=True),
     )
-    one = Case(
-        "embedding, touched rows",
-        {"n": n, "n_items": n_items},
-        contenders,
-        reference,
-        relative_error,
-        bytes=size_in_bytes,
-        checked_with={"rows": True},
-    )
-    peers = tuple(contender.name for contender in contenders[1:])
+    name = "embedding, touched rows"
+    return Case(name, sizes, contenders, reference, relative_error, bytes=size_in_bytes, checked_with=checked)
+
+
+def subject(quick: bool) -> Subject:
+    one = case(50, 400) if quick else case(25_600, 1_000_000)
+    peers = tuple(contender.name for contender in one.contenders[1:])
     work = "embedding backward and Adam on touched rows, V 1,000,000, N 25,600"
     return Subject((one,), (Row(work, "SparseAdam", one.name, "regard", peers, 2, 3),))

@@ -11,7 +11,7 @@ from contest.cases import Case, Contender, Row, Subject
 def both(one: Case, name: str, ours: Contender) -> Case:
     """The case with one contender, on one thread and on two."""
     contenders = tuple(replace(ours, name=f"regard, {n}", threads=i) for i, n in ((1, "1 thread"), (2, "2 threads")))
-    return replace(one, name=f"threads, {name}", contenders=contenders)
+    return replace(one, name=f"threads, {name}", contenders=contenders, threads=2)
 
 
 def subject(quick: bool) -> Subject:

@@ -149,7 +149,7 @@ def subject(quick: bool) -> Subject:
         (*single, *batched, *more, *by_batch),
         tuple(table),
         (
-            Curve("top 10, one query", "items", tuple(by_items)),
-            Curve("top 10 of 100,000 items", "queries", tuple(batches)),
+            Curve("topk-items", "top 10, one query", "items", tuple(by_items)),
+            Curve("topk-batch", "top 10 of 100,000 items", "queries", tuple(batches)),
         ),
     )

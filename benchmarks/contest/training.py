@@ -149,7 +149,8 @@ PACKED = (
     torch_form("torch, packed, tuned allocator", 1e-3, packed=True, tuned=True),
     torch_form("torch, packed, bf16 autocast, tuned allocator", 5e-2, packed=True, autocast=True, tuned=True),
 )
-OURS = Contender("regard", "regard", with_regard, 1e-3)
+# Gradients far below the loss are sums in which much cancels: the 5e-4 of `high` grows on the way.
+OURS = Contender("regard", "regard", with_regard, 5e-3)
 
 
 def sizes_of(quick: bool) -> Sizes:
