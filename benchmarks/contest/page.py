@@ -139,8 +139,10 @@ def cost(results: dict[str, Any], curve: dict[str, Any]) -> Any:
 
 def draw(results: dict[str, Any], folder: Path) -> None:
     """One SVG for the ratios and one for each curve; the same results give the same bytes."""
-    import matplotlib as mpl  # noqa: PLC0415
-
+    try:
+        import matplotlib as mpl  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("--docs draws with matplotlib: pip install 'regard[plots]'") from None
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {"ratios": bars(results)}
     pictures |= {curve["file"]: cost(results, curve) for curve in results["curves"] if curve["points"]}
