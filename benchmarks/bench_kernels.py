@@ -1,4 +1,4 @@
-"""Kernels beside NumPy, and beside PyTorch where it is installed. Every case asserts its answer before it is timed.
+"""Kernels beside NumPy, and beside PyTorch, faiss and implicit where they are installed. Every answer is asserted.
 
     pytest benchmarks --benchmark-enable
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from contest import attention, cross_entropy, embedding, topk
+from contest.cases import arrays
 from regard import num_threads, ops, set_num_threads
 
 LENGTH, DIM, BATCH, N_ITEMS = 200, 64, 16, 3416
@@ -165,3 +167,38 @@ def test_topk_regard(benchmark, n):
 @pytest.mark.benchmark(group="top 10 of 3416")
 def test_topk_numpy(benchmark, n):
     assert benchmark(numpy_topk, H[:n], 10).shape == (n, 10)
+
+
+# ---- contenders of performance.py, at sizes for a quick look ---------------------------------------------------------
+
+RAGGED = {"batch": 64, "length": 50, "mean": 7, "causal": True, "pass": "both"}
+ONE = {"batch": 1, "length": 50, "causal": True, "pass": "forward"}
+CASES = (
+    attention.case("attention, ragged, 64 histories of 7 events, forward and backward", RAGGED),
+    attention.case("attention, causal, (1, 1, 50, 64), forward", ONE),
+    cross_entropy.case("cross-entropy, (1024, 64) x 3416, precisions and chunks", 1024, N_ITEMS, cross_entropy.ALL),
+    topk.case(1, 20_000, (*topk.OURS, *topk.EXACT_PEERS)),
+    topk.case(16, 20_000, (*topk.OURS, *topk.EXACT_PEERS, topk.BF16)),
+    embedding.case(2_000, 20_000),
+)
+
+
+@pytest.mark.parametrize(
+    ("case", "contender"),
+    [
+        pytest.param(case, contender, id=f"{contender.name}-{case.name}", marks=pytest.mark.benchmark(group=case.name))
+        for case in CASES
+        for contender in case.contenders
+        if not contender.tuned  # that needs a process of its own
+    ],
+)
+def test_contender(benchmark, case, contender):
+    library = pytest.importorskip(contender.library)
+    if contender.library == "torch":
+        library.set_num_threads(1)
+    if contender.library == "faiss":
+        library.omp_set_num_threads(1)
+    sizes = case.sizes | case.checked_with
+    error = case.error(arrays(contender.make(sizes)()), case.reference(sizes))
+    assert error <= contender.tolerance
+    benchmark(contender.make(case.sizes))

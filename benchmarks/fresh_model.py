@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import RECIPES, machine
 
 import regard
+from accuracy import RECIPES, machine
 from regard import whole_file
 from regard.data import Interactions
 from regard.splits import Holdout
