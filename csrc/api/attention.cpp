@@ -6,13 +6,14 @@ namespace {
 
 constexpr int64_t kMaxHeadDim = 256;
 constexpr int64_t kMaxRanges = 64;      // parts of the tasks, shared among the threads
-constexpr int64_t kMaxBiasRanges = 16;  // fewer where each part keeps its own sum of the bias gradient
+constexpr int64_t kMaxBiasRanges = 32;  // fewer where each part keeps its own sum of the bias gradient
+constexpr int64_t kRangeRows = 256;     // rows worth a part: several short histories together
 
 struct Call {
   Attention args{};
   Dropout dropout{};
   std::vector<int64_t> weights_at;
-  int64_t tasks = 0, scratch = 0;
+  int64_t tasks = 0, least_tasks = 1, scratch = 0;
 
   explicit Call(const regard_attention& a, const regard_attention_training* training = nullptr) {
     regard::at_least(static_cast<int64_t>(a.struct_size), static_cast<int64_t>(sizeof(regard_attention)),
@@ -39,6 +40,7 @@ struct Call {
     args.causal = a.causal != 0, args.align_start = a.causal_align_start != 0;
     args.bias = a.bias, args.bias_len = a.bias_len, args.bias_zero = a.causal ? 0 : a.bias_len / 2;
     tasks = a.batch * a.n_heads;
+    least_tasks = kRangeRows * a.batch / std::max<int64_t>(std::max(total_q, total_k), 1);
 
     int64_t longest = 0;
     for (int64_t s = 0; s < a.batch && a.bias != nullptr; ++s)
@@ -64,7 +66,7 @@ struct Call {
 
   void forward() const {
     const Kernels& use = kernels();
-    Parts(tasks, kMaxRanges, 1).each([&](int64_t, int64_t begin, int64_t end) {
+    Parts(tasks, kMaxRanges, least_tasks).each([&](int64_t, int64_t begin, int64_t end) {
       use.attention_forward(args, begin, end, thread_scratch(scratch));
     });
   }
@@ -102,7 +104,7 @@ regard_status regard_attention_training_backward(const regard_attention_training
     call.args.weights = nullptr;
 
     const int64_t width = a->dbias != nullptr ? a->base.n_heads * a->base.bias_len : 0;
-    const Parts parts(call.tasks, width > 0 ? kMaxBiasRanges : kMaxRanges, 1);
+    const Parts parts(call.tasks, width > 0 ? kMaxBiasRanges : kMaxRanges, call.least_tasks);
     std::vector<double> dbias(static_cast<size_t>(parts.count * width));
     const Kernels& use = kernels();
     parts.each([&](int64_t part, int64_t begin, int64_t end) {

@@ -15,7 +15,8 @@ typedef struct regard_attention_training {
   const regard_dropout* dropout;  // on the weights, or NULL
   float* weights;                 // forward, or NULL: blocks of (n_heads, n_q, n_k), one sequence after another
   const float* dout;              // backward
-  float *dq, *dk, *dv, *dbias;    // dbias (n_heads, bias_len) or NULL
+  float *dq, *dk, *dv;            // written, not added to
+  float* dbias;                   // (n_heads, bias_len) or NULL
 } regard_attention_training;
 
 typedef struct regard_cross_entropy {

@@ -52,37 +52,60 @@ static inline void expand_bias(Sequence& s, float* buffer) {
   s.bias = buffer;
 }
 
-// z of rows [row, row + rows) and keys [key, key + keys), whose panels are given, into z[rows][ld]; -inf where a row
-// does not see the key, up to the next whole vector.
-static inline void score_tile(const Sequence& s, int64_t row, int64_t rows, int64_t key, int64_t keys,
-                              const float* panels, float* z, int64_t ld) {
-  const vf scale = splat(s.a.softmax_scale), never = splat(-INFINITY);
+// How far the keys [key, key + keys) are looked at for `n` rows from `row` on: as far as one of them sees, in whole
+// vectors.
+static inline int64_t seen_width(const Sequence& s, int64_t row, int64_t n, int64_t key, int64_t keys) {
+  return round_up(at_least(0, at_most(keys, s.visible(row + n - 1) - key)), VW);
+}
+
+// c[i][j] = x[row + i]·(row j of the panels), x = q or dout.
+static inline void dot_products(const Sequence& s, const float* x, int64_t row, int64_t rows, int64_t key, int64_t keys,
+                                const float* panels, float* c, int64_t ld) {
   for (int64_t t = 0; t < rows; t += MR) {
     const int64_t n = at_most(MR, rows - t);
-    const int64_t widest = round_up(at_least(0, at_most(keys, s.visible(row + t + n - 1) - key)), VW);
-    multiply(n, widest, s.a.head_dim, {s.query(s.a.q, row + t), s.stride, 1}, panels_of(panels, s.a.head_dim),
-             z + t * ld, ld, kFresh);
-    for (int64_t i = t; i < t + n; ++i) {
-      const int64_t seen = s.visible(row + i) - key;
-      float* zi = z + i * ld;
-      const float* bias = s.bias ? s.bias + (s.n_q - 1 - row - i) + key : nullptr;
-      for (int64_t j = 0; j < widest; j += VW) {
-        vf x = load(zi + j) * scale;
-        if (bias) x += load(bias + j);
-        if (j + VW > seen) x = first_lanes(x, seen - j, never);
-        store(zi + j, x);
-      }
-    }
+    multiply(n, seen_width(s, row + t, n, key, keys), s.a.head_dim, {s.query(x, row + t), s.stride, 1},
+             panels_of(panels, s.a.head_dim), c + t * ld, ld, kFresh);
   }
 }
 
-// c[i] += sum_j w[i][j] rows[j] over the keys that each row sees; `width` floats per row of c.
-static inline void add_seen_keys(const Sequence& s, int64_t row, int64_t rows, int64_t key, int64_t keys,
+namespace {
+struct Scores {  // of one row: z from the products. Both passes must round z alike, so that exp(z - lse) is right
+  const float *products, *bias;
+  vf scale;
+  int64_t seen;
+
+  Scores(const Sequence& s, int64_t row, int64_t key, const float* dots)
+      : products(dots),
+        bias(s.bias ? s.bias + (s.n_q - 1 - row) + key : nullptr),
+        scale(splat(s.a.softmax_scale)),
+        seen(s.visible(row) - key) {}
+
+  bool whole(int64_t j) const { return j + VW <= seen; }  // the row sees all keys of the vector at j
+  vf at(int64_t j) const {                                // -inf where it does not see the key
+    const vf z = load(products + j) * scale + (bias ? load(bias + j) : splat(0.0f));
+    return whole(j) ? z : first_lanes(z, seen - j, splat(-INFINITY));
+  }
+  vf cut(int64_t j, vf x) const { return whole(j) ? x : first_lanes(x, seen - j, splat(0.0f)); }
+};
+}  // namespace
+
+static inline bool all_finite(const float* rows, int64_t stride, int64_t n, int64_t width) {
+  vf sum = splat(0.0f);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t c = 0; c < width; c += VW)
+      sum += load_first(rows + i * stride + c, at_most(VW, width - c)) * splat(0.0f);
+  return sum_lanes(sum) == 0.0f;
+}
+
+// c[i] += sum_j w[i][j] rows[j] over the keys that each row sees; `width` floats per row of c. w is 0 elsewhere: where
+// all rows are finite they are multiplied by that 0, else left out.
+static inline void add_seen_keys(const Sequence& s, int64_t row, int64_t rows, int64_t key, int64_t keys, bool finite,
                                  const float* w, int64_t ld, Vectors v, int64_t width, float* c, int64_t c_row) {
   for (int64_t t = 0; t < rows; t += MR) {
     const int64_t n = at_most(MR, rows - t);
-    const int64_t all = at_least(0, at_most(keys, s.visible(row + t) - key));
+    const int64_t all = at_least(0, at_most(keys, s.visible(row + (finite ? t + n - 1 : t)) - key));
     if (all > 0) multiply(n, width, all, {w + t * ld, ld, 1}, v, c + t * c_row, c_row, kContinue);
+    if (finite) continue;
     Vectors rest = v;
     rest.data += all * v.row;
     for (int64_t i = t; i < t + n; ++i) {
@@ -92,38 +115,52 @@ static inline void add_seen_keys(const Sequence& s, int64_t row, int64_t rows, i
   }
 }
 
-// c[j] += sum_i w[i][j] rows[i] over the rows that see each key.
-static inline void add_seeing_rows(const Sequence& s, int64_t row, int64_t rows, int64_t key, int64_t keys,
+// c[j] += sum_i w[i][j] rows[i] over the rows that see each key, likewise.
+static inline void add_seeing_rows(const Sequence& s, int64_t row, int64_t rows, int64_t key, int64_t keys, bool finite,
                                    const float* w, int64_t ld, Vectors v, int64_t width, float* c, int64_t c_row) {
   for (int64_t t = 0; t < keys; t += MR) {
     const int64_t n = at_most(MR, keys - t);
-    const int64_t all = at_least(0, at_most(rows, s.first_row(key + t + n - 1) - row));  // from here on all keys
-    if (all < rows) {
-      Vectors seen = v;
-      seen.data += all * v.row;
-      multiply(n, width, rows - all, {w + all * ld + t, 1, ld}, seen, c + t * c_row, c_row, kContinue);
-    }
-    for (int64_t j = t; j < t + n; ++j) {
+    const int64_t all = at_least(0, at_most(rows, s.first_row(key + (finite ? t : t + n - 1)) - row));
+    for (int64_t j = t; j < t + n && !finite; ++j) {
       const int64_t first = at_least(0, s.first_row(key + j) - row);
       if (first >= all) continue;
       Vectors some = v;
       some.data += first * v.row;
       multiply(1, width, all - first, {w + first * ld + j, 1, ld}, some, c + j * c_row, c_row, kContinue);
     }
+    if (all == rows) continue;
+    Vectors seen = v;  // from here on all keys are seen
+    seen.data += all * v.row;
+    multiply(n, width, rows - all, {w + all * ld + t, 1, ld}, seen, c + t * c_row, c_row, kContinue);
   }
 }
 
-static inline void attention_dropout(const Sequence& s, int64_t i, int64_t key, int64_t n, const float* x, float* y) {
-  dropout_columns(*s.a.dropout, key, n, static_cast<uint32_t>(i), static_cast<uint32_t>(s.index),
-                  static_cast<uint32_t>(s.head), x, y);
+// body(j, keep) for whole vectors of keys up to `width`.
+template <class F>
+static inline void each_kept(const Sequence& s, int64_t row, int64_t key, int64_t width, F&& body) {
+  if (s.a.dropout == nullptr) {
+    for (int64_t j = 0; j < width; j += VW) body(j, splat(int32_t{-1}));
+    return;
+  }
+  each_keep(*s.a.dropout, key, width, static_cast<uint32_t>(row), static_cast<uint32_t>(s.index),
+            static_cast<uint32_t>(s.head), body);
 }
 
-// p = exp(z - lse) with lse in two floats: exp(z - high) exp(-low), so that z - lse is rounded once. Writes up to `n`
-// rounded up to whole vectors. All 0 where lse is -inf: no score was above -inf.
+namespace {
+struct Probabilities {  // exp(z - lse), lse in two floats so that z - lse is rounded once: exp(z - high) exp(-low)
+  vf high, factor;
+
+  explicit Probabilities(double lse) {
+    const float rounded = lse == -INFINITY ? 0.0f : static_cast<float>(lse);  // -inf: all z are, and all results 0
+    high = splat(rounded), factor = splat(expf(static_cast<float>(static_cast<double>(rounded) - lse)));
+  }
+  vf of(vf z) const { return vexp_falling(z - high) * factor; }
+};
+}  // namespace
+
 static inline void probabilities(const float* z, double lse, int64_t n, float* p) {
-  const float high = lse == -INFINITY ? 0.0f : static_cast<float>(lse);
-  const vf hi = splat(high), factor = splat(expf(static_cast<float>(static_cast<double>(high) - lse)));
-  for (int64_t j = 0; j < n; j += VW) store(p + j, vexp(load(z + j) - hi) * factor);
+  const Probabilities row(lse);
+  for (int64_t j = 0; j < n; j += VW) store(p + j, row.of(load(z + j)));
 }
 
 namespace {
@@ -131,23 +168,27 @@ struct OnlineSoftmax {  // one row: greatest score so far, and the sum of exp(z 
   float greatest;
   double sum;
 
-  // Takes n scores, leaves their exp; returns the factor by which earlier terms shrink.
-  float take(float* z, int64_t n) {
-    vf top = splat(-INFINITY);
-    for (int64_t j = 0; j < n; j += VW) top = vmax(load(z + j), top);
+  // Takes n scores whose greatest is in one of the lanes of `top`, leaves their exp up to the next whole vector;
+  // returns the factor by which earlier terms shrink.
+  float take(float* z, int64_t n, vf top) {
     const float before = greatest, tile = max_lanes(top);
     greatest = tile > before ? tile : before;
     // All scores -inf: keep exp finite, every term is then exp(-inf) = 0.
     const vf base = splat(greatest == -INFINITY ? 0.0f : greatest);
     vf total = splat(0.0f);
     for (int64_t j = 0; j < n; j += VW) {
-      const vf p = vexp(load(z + j) - base);
+      const vf p = vexp_falling(load(z + j) - base);
       store(z + j, p);
       total += p;
     }
     const float shrink = before == -INFINITY ? 0.0f : expf(before - greatest);
     sum = sum * static_cast<double>(shrink) + static_cast<double>(sum_lanes(total));
     return shrink;
+  }
+  float take(float* z, int64_t n) {
+    vf top = splat(-INFINITY);
+    for (int64_t j = 0; j < n; j += VW) top = vmax(load(z + j), top);
+    return take(z, n, top);
   }
   double lse() const { return sum == 0.0 ? -INFINITY : static_cast<double>(greatest) + log(sum); }
 };
@@ -158,19 +199,20 @@ static void attention_forward(const Attention& a, int64_t task_begin, int64_t ta
   float* panels = scratch;
   float* padded = panels + kPackedKeys * d;
   float* z = padded + kPackedKeys * wide;
-  float* sums = z + kRowBlock * ld;
-  float* bias = sums + kRowBlock * wide;
-  OnlineSoftmax state[kRowBlock];
+  float* sums = z + kQueryBlock * ld;
+  float* bias = sums + kQueryBlock * wide;
+  OnlineSoftmax state[kQueryBlock];
 
   for (int64_t task = task_begin; task < task_end; ++task) {
     Sequence s(a, task);
     expand_bias(s, bias);
     const bool packed_once = s.n_k <= kPackedKeys;
+    const bool finite = !a.causal || all_finite(s.key(a.v, 0), s.stride, s.n_k, d);
     if (packed_once) pack_panels(s.key(a.k, 0), s.stride, s.n_k, d, panels);
     Vectors values = padded_rows(s.key(a.v, 0), s.stride, packed_once ? s.n_k : 0, d, padded);
 
-    for (int64_t row = 0; row < s.n_q; row += kRowBlock) {
-      const int64_t rows = at_most(kRowBlock, s.n_q - row), seen = s.visible(row + rows - 1);
+    for (int64_t row = 0; row < s.n_q; row += kQueryBlock) {
+      const int64_t rows = at_most(kQueryBlock, s.n_q - row), seen = s.visible(row + rows - 1);
       for (int64_t i = 0; i < rows; ++i) state[i] = {-INFINITY, 0.0};
       memset(sums, 0, static_cast<size_t>(rows * wide) * sizeof(float));
       for (int64_t key = 0; key < seen; key += kKeyTile) {
@@ -184,18 +226,28 @@ static void attention_forward(const Attention& a, int64_t task_begin, int64_t ta
           tile_panels = panels;
           tile_values = padded_rows(s.key(a.v, key), s.stride, keys, d, padded);
         }
-        score_tile(s, row, rows, key, keys, tile_panels, z, ld);
+        dot_products(s, a.q, row, rows, key, keys, tile_panels, z, ld);
         for (int64_t i = 0; i < rows; ++i) {
-          const int64_t n = at_most(keys, s.visible(row + i) - key);
-          if (n <= 0) continue;
-          const float shrink = state[i].take(z + i * ld, n);
+          const int64_t tile = i / MR * MR, width = seen_width(s, row + tile, at_most(MR, rows - tile), key, keys);
+          float* zi = z + i * ld;
+          const Scores scores(s, row + i, key, zi);
+          vf top = splat(-INFINITY);
+          for (int64_t j = 0; j < width; j += VW) {
+            const vf x = scores.at(j);
+            store(zi + j, x);
+            top = vmax(x, top);
+          }
+          const float shrink = state[i].take(zi, width, top);
           if (key > 0) {
             const vf factor = splat(shrink);
             for (int64_t c = 0; c < wide; c += VW) store(sums + i * wide + c, load(sums + i * wide + c) * factor);
           }
-          if (a.dropout) attention_dropout(s, row + i, key, n, z + i * ld, z + i * ld);
+          if (a.dropout == nullptr) continue;
+          const vf scale = splat(a.dropout->scale);
+          each_kept(s, row + i, key, width,
+                    [&](int64_t j, vi keep) { store(zi + j, keep ? load(zi + j) * scale : splat(0.0f)); });
         }
-        add_seen_keys(s, row, rows, key, keys, z, ld, tile_values, wide, sums, wide);
+        add_seen_keys(s, row, rows, key, keys, finite, z, ld, tile_values, wide, sums, wide);
       }
       for (int64_t i = 0; i < rows; ++i) {
         float* out = a.out + (s.query(a.q, row + i) - a.q);
@@ -208,13 +260,14 @@ static void attention_forward(const Attention& a, int64_t task_begin, int64_t ta
       for (int64_t key = 0; key < s.n_k; key += kKeyTile) {  // once more, now that lse is known
         const int64_t keys = at_most(kKeyTile, s.n_k - key);
         if (!packed_once) pack_panels(s.key(a.k, key), s.stride, keys, d, panels);
-        score_tile(s, row, rows, key, keys, packed_once ? panels + key * d : panels, z, ld);
+        dot_products(s, a.q, row, rows, key, keys, packed_once ? panels + key * d : panels, z, ld);
         for (int64_t i = 0; i < rows; ++i) {
           float* w = a.weights + a.weights_at[task] + (row + i) * s.n_k + key;
-          const int64_t n = at_least(0, at_most(keys, s.visible(row + i) - key));
-          const bool some = *s.lse(row + i) != -INFINITY;
-          if (some) probabilities(z + i * ld, *s.lse(row + i), n, z + i * ld);
-          for (int64_t j = 0; j < keys; ++j) w[j] = some && j < n ? z[i * ld + j] : 0.0f;
+          const Scores scores(s, row + i, key, z + i * ld);
+          const Probabilities p(*s.lse(row + i));
+          for (int64_t j = 0; j < keys; j += VW)
+            store_first(w + j, j < scores.seen ? scores.cut(j, p.of(scores.at(j))) : splat(0.0f),
+                        at_most(VW, keys - j));
         }
       }
     }
@@ -222,9 +275,9 @@ static void attention_forward(const Attention& a, int64_t task_begin, int64_t ta
 }
 
 // With p = exp(z - lse), f = keep / (1 - dropout) and the forward line out[i] = sum_j p[i][j] f[i][j] v[j]:
-//   dv[j] += sum_i p f dout[i]
+//   dv[j] = sum_i p f dout[i]
 //   dz[i][j] = p (f dout[i]·v[j] - delta[i]),  delta[i] = dout[i]·out[i]
-//   dq[i] += scale sum_j dz k[j],  dk[j] += scale sum_i dz q[i],  dbias[distance] += dz
+//   dq[i] = scale sum_j dz k[j],  dk[j] = scale sum_i dz q[i],  dbias[distance] += dz
 static void attention_backward(const Attention& a, int64_t task_begin, int64_t task_end, double* dbias,
                                float* scratch) {
   const int64_t d = a.head_dim, wide = round_up(d, VW), ld = kKeyBlock;
@@ -234,71 +287,76 @@ static void attention_backward(const Attention& a, int64_t task_begin, int64_t t
   float* dk = key_rows + kKeyBlock * wide;
   float* dv = dk + kKeyBlock * wide;
   float* q_rows = dv + kKeyBlock * wide;
-  float* dout_rows = q_rows + kRowBlock * wide;
-  float* dq = dout_rows + kRowBlock * wide;
-  float* z = dq + kRowBlock * wide;  // then p, then p f
-  float* dz = z + kRowBlock * ld;
-  float* bias = dz + kRowBlock * ld;
+  float* dout_rows = q_rows + kQueryBlock * wide;
+  float* dq = dout_rows + kQueryBlock * wide;
+  float* z = dq + kQueryBlock * wide;  // then p f
+  float* dz = z + kQueryBlock * ld;
+  float* bias = dz + kQueryBlock * ld;
+  const vf scale = splat(a.softmax_scale), kept = splat(a.dropout ? a.dropout->scale : 1.0f), zero = splat(0.0f);
 
   for (int64_t task = task_begin; task < task_end; ++task) {
     Sequence s(a, task);
     expand_bias(s, bias);
     float* dbias_by_place = bias + s.n_q + s.n_k + 16;
     if (dbias) memset(dbias_by_place, 0, static_cast<size_t>(s.n_q + s.n_k + 16) * sizeof(float));
+    const bool finite = !a.causal || (all_finite(s.key(a.k, 0), s.stride, s.n_k, d) &&
+                                      all_finite(s.query(a.q, 0), s.stride, s.n_q, d) &&
+                                      all_finite(s.query(a.dout, 0), s.stride, s.n_q, d));
+    for (int64_t i = 0; i < (s.n_k > 0 ? s.first_row(0) : s.n_q); ++i)  // these rows see nothing
+      memset(a.dq + (s.query(a.q, i) - a.q), 0, static_cast<size_t>(d) * sizeof(float));
 
     for (int64_t key = 0; key < s.n_k; key += kKeyBlock) {
       const int64_t keys = at_most(kKeyBlock, s.n_k - key);
       pack_panels(s.key(a.k, key), s.stride, keys, d, key_panels);
       pack_panels(s.key(a.v, key), s.stride, keys, d, value_panels);
       const Vectors k = padded_rows(s.key(a.k, key), s.stride, keys, d, key_rows);
-      memset(dk, 0, static_cast<size_t>(2 * kKeyBlock * wide) * sizeof(float));  // and dv
-      for (int64_t row = s.first_row(key); row < s.n_q; row += kRowBlock) {
-        const int64_t rows = at_most(kRowBlock, s.n_q - row);
+      memset(dk, 0, static_cast<size_t>(keys * wide) * sizeof(float));
+      memset(dv, 0, static_cast<size_t>(keys * wide) * sizeof(float));
+      for (int64_t row = s.first_row(key); row < s.n_q; row += kQueryBlock) {
+        const int64_t rows = at_most(kQueryBlock, s.n_q - row);
         const Vectors q = padded_rows(s.query(a.q, row), s.stride, rows, d, q_rows);
         const Vectors dout = padded_rows(s.query(a.dout, row), s.stride, rows, d, dout_rows);
-        score_tile(s, row, rows, key, keys, key_panels, z, ld);
-        for (int64_t t = 0; t < rows; t += MR) {
-          const int64_t n = at_most(MR, rows - t);
-          const int64_t widest = round_up(at_least(0, at_most(keys, s.visible(row + t + n - 1) - key)), VW);
-          multiply(n, widest, d, {s.query(a.dout, row + t), s.stride, 1}, panels_of(value_panels, d), dz + t * ld, ld,
-                   kFresh);
-        }
+        dot_products(s, a.q, row, rows, key, keys, key_panels, z, ld);
+        dot_products(s, a.dout, row, rows, key, keys, value_panels, dz, ld);
         for (int64_t i = 0; i < rows; ++i) {
-          const int64_t n = at_most(keys, s.visible(row + i) - key);
-          if (n <= 0) continue;
+          const int64_t tile = i / MR * MR, width = seen_width(s, row + tile, at_most(MR, rows - tile), key, keys);
           float *zi = z + i * ld, *dzi = dz + i * ld;
           const float *dout_i = s.query(a.dout, row + i), *out_i = s.query(a.out, row + i);
-          vf dot = splat(0.0f);
+          vf dot = zero;
           for (int64_t c = 0; c < d; c += VW)
             dot += load_first(dout_i + c, at_most(VW, d - c)) * load_first(out_i + c, at_most(VW, d - c));
-          const vf delta = splat(sum_lanes(dot)), scale = splat(a.softmax_scale);
-          probabilities(zi, *s.lse(row + i), n, zi);
-          if (a.dropout) attention_dropout(s, row + i, key, n, dzi, dzi);
-          for (int64_t j = 0; j < n; j += VW) store(dzi + j, load(zi + j) * (load(dzi + j) - delta));
-          if (dbias) {
-            float* place = dbias_by_place + (s.n_q - 1 - row - i) + key;
-            for (int64_t j = 0; j < n; ++j) place[j] += dzi[j];
-          }
-          for (int64_t j = 0; j < n; j += VW) store(dzi + j, load(dzi + j) * scale);
-          if (a.dropout) attention_dropout(s, row + i, key, n, zi, zi);
+          const vf delta = splat(sum_lanes(dot));
+          const Scores scores(s, row + i, key, zi);
+          const Probabilities exact(*s.lse(row + i));
+          float* place = dbias ? dbias_by_place + (s.n_q - 1 - row - i) + key : nullptr;
+          each_kept(s, row + i, key, width, [&](int64_t j, vi keep) {
+            const vf p = scores.cut(j, exact.of(scores.at(j)));
+            const vf slope = scores.cut(j, p * ((keep ? load(dzi + j) * kept : zero) - delta));
+            if (place) store(place + j, load(place + j) + slope);
+            store(dzi + j, slope * scale);
+            store(zi + j, keep ? p * kept : zero);
+          });
+          // A register tile of keys may reach beyond what this register tile of rows has seen.
+          for (int64_t j = width; j < at_most(ld, width + MR); j += VW) store(zi + j, zero), store(dzi + j, zero);
         }
-        add_seeing_rows(s, row, rows, key, keys, z, ld, dout, wide, dv, wide);
-        add_seeing_rows(s, row, rows, key, keys, dz, ld, q, wide, dk, wide);
+        add_seeing_rows(s, row, rows, key, keys, finite, z, ld, dout, wide, dv, wide);
+        add_seeing_rows(s, row, rows, key, keys, finite, dz, ld, q, wide, dk, wide);
         // One sum per block of keys, so that the rounding of a long history does not pile up in one chain.
         memset(dq, 0, static_cast<size_t>(rows * wide) * sizeof(float));
-        add_seen_keys(s, row, rows, key, keys, dz, ld, k, wide, dq, wide);
+        add_seen_keys(s, row, rows, key, keys, finite, dz, ld, k, wide, dq, wide);
         for (int64_t i = 0; i < rows; ++i)
           for (int64_t c = 0; c < d; c += VW) {
             const int64_t n = at_most(VW, d - c);
             float* sum = a.dq + (s.query(a.q, row + i) - a.q) + c;
-            store_first(sum, load_first(sum, n) + load(dq + i * wide + c), n);
+            const vf part = load(dq + i * wide + c);
+            store_first(sum, key > 0 ? load_first(sum, n) + part : part, n);
           }
       }
       for (int64_t j = 0; j < keys; ++j)
         for (int64_t c = 0; c < d; c += VW) {
           const int64_t n = at_most(VW, d - c), at = s.key(a.k, key + j) - a.k + c;
-          store_first(a.dk + at, load_first(a.dk + at, n) + load(dk + j * wide + c), n);
-          store_first(a.dv + at, load_first(a.dv + at, n) + load(dv + j * wide + c), n);
+          store_first(a.dk + at, load(dk + j * wide + c), n);
+          store_first(a.dv + at, load(dv + j * wide + c), n);
         }
     }
     if (dbias)

@@ -33,7 +33,7 @@ static inline int64_t padded_items(int64_t n_items) { return round_up(n_items, k
 
 struct Float32Form {
   typedef float Element;
-  static vf exp_of(vf x) { return vexp(x); }
+  static vf exp_of(vf x) { return vexp_falling(x); }
   static int64_t prepared_bytes(int64_t n_items, int64_t dim) {
     return dim % kPanel == 0 ? 0 : n_items * round_up(dim, kPanel) * 4;
   }

@@ -155,23 +155,22 @@ static __attribute__((noinline)) void pack_panels(const float* keys, int64_t str
     const int64_t rows = at_most(PANEL, n - first);
     const float* in = keys + first * stride;
     int64_t k = 0;
-    if (rows == PANEL) {
-      for (; k + 4 <= depth; k += 4)  // 4 x 4 transposes in registers
-        for (int64_t r = 0; r < PANEL; r += 4) {
-          const float* p = in + r * stride + k;
-          const vf4 x0 = *reinterpret_cast<const vf4_unaligned*>(p);
-          const vf4 x1 = *reinterpret_cast<const vf4_unaligned*>(p + stride);
-          const vf4 x2 = *reinterpret_cast<const vf4_unaligned*>(p + 2 * stride);
-          const vf4 x3 = *reinterpret_cast<const vf4_unaligned*>(p + 3 * stride);
-          const vf4 a = __builtin_shufflevector(x0, x1, 0, 4, 1, 5), b = __builtin_shufflevector(x2, x3, 0, 4, 1, 5);
-          const vf4 c = __builtin_shufflevector(x0, x1, 2, 6, 3, 7), d = __builtin_shufflevector(x2, x3, 2, 6, 3, 7);
-          float* q = out + k * PANEL + r;
-          *reinterpret_cast<vf4_unaligned*>(q) = __builtin_shufflevector(a, b, 0, 1, 4, 5);
-          *reinterpret_cast<vf4_unaligned*>(q + PANEL) = __builtin_shufflevector(a, b, 2, 3, 6, 7);
-          *reinterpret_cast<vf4_unaligned*>(q + 2 * PANEL) = __builtin_shufflevector(c, d, 0, 1, 4, 5);
-          *reinterpret_cast<vf4_unaligned*>(q + 3 * PANEL) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
-        }
-    }
+    for (; k + 4 <= depth; k += 4)  // 4 x 4 transposes in registers
+      for (int64_t r = 0; r < PANEL; r += 4) {
+        vf4 x[4];
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < 4; ++i)
+          x[i] = r + i < rows ? *reinterpret_cast<const vf4_unaligned*>(in + (r + i) * stride + k) : vf4{};
+        const vf4 a = __builtin_shufflevector(x[0], x[1], 0, 4, 1, 5),
+                  b = __builtin_shufflevector(x[2], x[3], 0, 4, 1, 5);
+        const vf4 c = __builtin_shufflevector(x[0], x[1], 2, 6, 3, 7),
+                  d = __builtin_shufflevector(x[2], x[3], 2, 6, 3, 7);
+        float* q = out + k * PANEL + r;
+        *reinterpret_cast<vf4_unaligned*>(q) = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+        *reinterpret_cast<vf4_unaligned*>(q + PANEL) = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+        *reinterpret_cast<vf4_unaligned*>(q + 2 * PANEL) = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+        *reinterpret_cast<vf4_unaligned*>(q + 3 * PANEL) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+      }
     for (; k < depth; ++k)
       for (int64_t r = 0; r < PANEL; ++r) out[k * PANEL + r] = r < rows ? in[r * stride + k] : 0.0f;
   }

@@ -114,7 +114,7 @@ def attention_backward(
     dq, dk, dv, dbias
         Shaped as ``q``, ``k``, ``v``, ``bias``; ``dbias`` is None without a bias.
     """
-    dq, dk, dv = (workspace.zeros(shape_of(name, x, 3)) for name, x in (("q", q), ("k", k), ("v", v)))
+    dq, dk, dv = (workspace.empty(shape_of(name, x, 3)) for name, x in (("q", q), ("k", k), ("v", v)))
     if bias is not None and dbias is None:
         dbias = workspace.zeros(shape_of("bias", bias, 2))
     how = (_scale(softmax_scale, q), causal, _align_start(causal_align), bias)
