@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import regard
 from contest import limits, page
-from contest.cases import Case, Contender, Memory, Row
+from contest.cases import Case, Contender, Memory, Row, Subject
 from contest.workers import Worker, load
 from regard import whole_file
 from regard.doctor import processor
@@ -117,15 +117,17 @@ class Contest:
             "contenders": table,
         }
 
-    def memory(self, subject: str, line: Memory, case: Case) -> float:
+    def memory(self, name: str, line: Memory, subject: Subject) -> dict[str, Any]:
         """In a process that has done nothing else."""
+        case = next(one for one in subject.cases if one.name == line.case)
         contender = next(one for one in case.contenders if one.name == line.contender)
         worker = Worker(contender.threads or case.threads, contender.tuned)
-        request = {"subject": subject, "quick": self.quick, "case": case.name, "contender": line.contender}
+        request = {"subject": name, "quick": self.quick, "case": case.name, "contender": line.contender}
         try:
-            return float(worker.ask(do="memory", **request)["mb"])
+            found = worker.ask(do="memory", **request)
         finally:
             worker.close()
+        return {"work": line.work, "mb": found["mb"], "required_mb": line.required_mb, "goal_mb": line.goal_mb}
 
     def close(self) -> None:
         for worker in self.workers.values():
@@ -165,8 +167,8 @@ def floor_ms(case: dict[str, Any], machine: dict[str, float]) -> float | None:
     return float(max(arithmetic, case["bytes"] / read[holds[0]] / 1e6))
 
 
-def summary(results: dict[str, Any], quick: bool) -> None:
-    """Rows, curves, limits and floors of the cases that the results have."""
+def write(results: dict[str, Any], quick: bool, path: Path) -> None:
+    """With the rows, curves, limits and floors of the cases that the results have."""
     subjects = {name: importlib.import_module(f"contest.{name}").subject(quick) for name in SUBJECTS}
     cases = results["cases"]
     results["limits"] = limits.measured(cases, subjects["limits"].cases)
@@ -184,6 +186,7 @@ def summary(results: dict[str, Any], quick: bool) -> None:
         for one in subjects.values()
         for curve in one.curves
     ]
+    whole_file.write(path, [(json.dumps(results, indent=1) + "\n").encode()])
 
 
 def report(results: dict[str, Any]) -> None:
@@ -191,7 +194,7 @@ def report(results: dict[str, Any]) -> None:
     for row in results["ratios"]:
         mark = "" if row["ratio"] >= row["required"] else "  below"
         print(f"{row['work']:86} {row['against']:34} {row['ratio']:6.2f} {row['required']:8} {row['goal']:5}{mark}")
-    for line in results["memory"].values():
+    for line in results["memory"]:
         print(f"{line['work']:86} {'memory beyond its results':34} {line['mb']:6.1f} {line['required_mb']:5} MB")
 
 
@@ -206,8 +209,8 @@ def versions() -> dict[str, str]:
 
 
 def run(subjects: list[str], quick: bool, path: Path) -> dict[str, Any]:
-    """Measure, and write after each subject what is there by then."""
-    results: dict[str, Any] = {"cases": {}, "memory": {}}
+    """Measure, and write after each case what is there by then: a run that is stopped keeps what it has."""
+    results: dict[str, Any] = {"cases": {}, "memory": []}
     if path.exists():
         results = json.loads(path.read_text())
     results |= {
@@ -221,19 +224,16 @@ def run(subjects: list[str], quick: bool, path: Path) -> dict[str, Any]:
         for name in subjects:
             print(name, flush=True)
             subject = importlib.import_module(f"contest.{name}").subject(quick)
-            kept = {key: case for key, case in results["cases"].items() if case["subject"] != name}
-            found = {case.name: contest.measure(name, case) for case in subject.cases}
-            results["cases"] = kept | {key: case for key, case in found.items() if case is not None}
-            for line in subject.memories:
-                case = next(one for one in subject.cases if one.name == line.case)
-                results["memory"][line.work] = {
-                    "work": line.work,
-                    "mb": contest.memory(name, line, case),
-                    "required_mb": line.required_mb,
-                    "goal_mb": line.goal_mb,
-                }
-            summary(results, quick)
-            whole_file.write(path, [(json.dumps(results, indent=1) + "\n").encode()])
+            names = {case.name for case in subject.cases}
+            for old in [key for key, case in results["cases"].items() if case["subject"] == name and key not in names]:
+                del results["cases"][old]
+            for case in subject.cases:
+                if (found := contest.measure(name, case)) is not None:
+                    results["cases"][case.name] = found
+                    write(results, quick, path)
+            if subject.memories:
+                results["memory"] = [contest.memory(name, line, subject) for line in subject.memories]
+            write(results, quick, path)
     finally:
         contest.close()
     return results

@@ -45,7 +45,7 @@ def ratios(results: dict[str, Any]) -> str:
 def memory(results: dict[str, Any]) -> str:
     rows = [
         [line["work"], f"{line['mb']:.1f} MB", f"{line['required_mb']:g} / {line['goal_mb']:g} MB"]
-        for line in results["memory"].values()
+        for line in results["memory"]
     ]
     return table(["one call, beyond its inputs and results", "peak", "required / goal"], rows)
 
