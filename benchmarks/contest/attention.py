@@ -160,13 +160,13 @@ def subject(quick: bool) -> Subject:
     )
     rows = (
         row("attention, causal (128, 1, 200, 64), forward", table[0].name, 1.7, 2.5),
-        row("the same, forward and backward", table[1].name, 1.7, 2.5),
+        row("attention, causal (128, 1, 200, 64), forward and backward", table[1].name, 1.7, 2.5),
         row("attention, dense, not causal, forward", table[2].name, 1.1, 1.3),
-        row("the same, forward and backward", table[3].name, 1.1, 1.3),
+        row("attention, dense, not causal, forward and backward", table[3].name, 1.1, 1.3),
         row("attention, 128 MovieLens-1M histories cut to 200, forward and backward", table[4].name, 2.5, 4),
         row("attention, 128 Beauty histories cut to 50, forward and backward", table[5].name, 12, 20),
         row("attention, one history (1, 1, 50, 64), forward", table[6].name, 2.2, 3),
-        row("the same, backward", table[7].name, 4, 5),
+        row("attention, one history (1, 1, 50, 64), backward", table[7].name, 4, 5),
     )
     whole = {
         n: case(f"attention, length {n}", full | {"pass": "both", "length": n, "batch": events // n})

@@ -109,10 +109,14 @@ def bars(results: dict[str, Any]) -> Any:
         enough = row["ratio"] >= row["required"]
         ax.barh(y, row["ratio"], color=COLOURS[0] if enough else COLOURS[1], height=0.6)
         ax.plot([row["required"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1.5)
-        ax.text(row["ratio"], y, f" {row['ratio']:.2f}", va="center", fontsize=7, parse_math=False)
+        ax.text(
+            max(row["ratio"], row["required"]), y, f" {row['ratio']:.2f}", va="center", fontsize=7, parse_math=False
+        )
     labels = [f"{row['work'].replace('`', '')}  ({row['against'].replace('`', '')})" for row in rows]
     ax.set_yticks(range(len(rows)), labels, fontsize=7, parse_math=False)
     ax.set_xscale("log")
+    ax.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+    ax.minorticks_off()
     ax.axvline(1, color="grey", linewidth=0.8)
     ax.set_xlabel("times as fast as the peer; black: required; orange: below it")
     return picture
