@@ -68,6 +68,7 @@ struct Factors {  // A (m, depth) and B (depth, n) in `count` parts of the depth
 // GCC's tile instructions do not say which memory they read: without this, what was stored for them may come too late.
 static inline void memory_is_read(const void* p) { __asm__ volatile("" ::"r"(p) : "memory"); }
 
+namespace {
 struct Tiles {  // what a thread does before and after it uses tiles
   Tiles() {
     struct {
@@ -83,6 +84,7 @@ struct Tiles {  // what a thread does before and after it uses tiles
   }
   ~Tiles() { _tile_release(); }
 };
+}  // namespace
 
 static __attribute__((noinline)) void product(int64_t m, int64_t n, int64_t depth, const Factors& f, float* c,
                                               int64_t c_row, Into into) {
@@ -128,9 +130,11 @@ static __attribute__((noinline)) void product(int64_t m, int64_t n, int64_t dept
 
 #elif defined(__AVX512BF16__)
 
+namespace {
 struct Tiles {  // nothing to do
   Tiles() {}
 };
+}  // namespace
 
 template <int64_t ROWS, int64_t VECTORS>
 static inline void product_tile(int64_t depth, const Factors& f, int64_t row, int64_t column, float* c, int64_t c_row,

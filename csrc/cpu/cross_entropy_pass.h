@@ -31,6 +31,7 @@ static inline int64_t padded_items(int64_t n_items) { return round_up(n_items, k
 //   gradient(row, c)
 // and for the second phase scale(...) and add_ditems(...).
 
+namespace {  // else the members of a struct are visible to the linker
 struct Float32Form {
   typedef float Element;
   static vf exp_of(vf x) { return vexp_falling(x); }
@@ -92,6 +93,7 @@ struct Float32Form {
   }
   float gradient(int64_t row, int64_t c) const { return dh[row * round_up(a.dim, kPanel) + c]; }
 };
+}  // namespace
 
 #if defined(__AVX512BF16__) || defined(REGARD_TILES_BY_HAND)
 
@@ -99,6 +101,7 @@ struct Float32Form {
 // (x = high + low: three products, the low parts' own is left out), or in plain bfloat16.
 enum Scores { kFloat32Scores, kSplitScores, kPlainScores };
 
+namespace {
 template <Scores SCORES>
 struct Bf16Form {
   typedef bf16 Element;
@@ -242,6 +245,7 @@ struct Bf16Form {
   }
   float gradient(int64_t row, int64_t c) const { return dh[c * kPieceRows + row]; }
 };
+}  // namespace
 
 #endif
 
