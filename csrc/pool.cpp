@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -214,21 +215,46 @@ void parallel_for(int64_t n, const std::function<void(int64_t)>& task) {
   for (int64_t i = 0; i < n; ++i) task(i);
 }
 
-float* thread_scratch(int64_t floats) {
-  struct Free {
-    void operator()(float* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<float, Free> buffer;
-  thread_local int64_t size = 0;
-  if (floats > size) {
-    buffer.reset();
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr int64_t kKept = int64_t{4} << 20;  // floats of CallScratch that a thread keeps
+
+struct Buffer {
+  float* data = nullptr;
+  int64_t size = 0;
+
+  ~Buffer() { std::free(data); }
+  float* at_least(int64_t floats) {
+    if (floats <= size) return data;
+    std::free(data);
+    data = nullptr;
     size = 0;
-    const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-    buffer.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
-    if (!buffer) throw std::bad_alloc();
-    size = floats;
+    // What is large asks for huge pages: fewer faults now, fewer misses of the address cache later.
+    const size_t bytes = static_cast<size_t>(floats) * sizeof(float);
+    const size_t unit = bytes >= kHugePage / 4 ? kHugePage : 64, whole = (bytes + unit - 1) / unit * unit;
+    data = static_cast<float*>(std::aligned_alloc(unit, whole));
+    if (data == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (unit == kHugePage) madvise(data, whole, MADV_HUGEPAGE);
+#endif
+    size = static_cast<int64_t>(whole / sizeof(float));
+    return data;
   }
-  return buffer.get();
+};
+
+thread_local Buffer mine, shared;
+
+}  // namespace
+
+float* thread_scratch(int64_t floats) { return mine.at_least(floats); }
+
+CallScratch::CallScratch(int64_t floats) : data_(shared.at_least(floats)) {}
+CallScratch::~CallScratch() {
+  if (shared.size <= kKept) return;
+  std::free(shared.data);
+  shared.data = nullptr;
+  shared.size = 0;
 }
 
 }  // namespace regard
