@@ -16,8 +16,19 @@ void parallel_for(int64_t n, const std::function<void(int64_t)>& task);
 // At least `floats` floats, 64-byte aligned, kept by the calling thread until its next call. Throws std::bad_alloc.
 float* thread_scratch(int64_t floats);
 
-// The same, beside it: for what one call shares among its workers.
-float* call_scratch(int64_t floats);
+// The same for what a call shares with its workers, whose own scratch this must not be: at most one at a time in a
+// thread. The memory serves the thread's next call, unless it is large.
+class CallScratch {
+ public:
+  explicit CallScratch(int64_t floats);
+  ~CallScratch();
+  CallScratch(const CallScratch&) = delete;
+  CallScratch& operator=(const CallScratch&) = delete;
+  float* data() const { return data_; }
+
+ private:
+  float* data_;
+};
 
 int thread_count();
 std::string thread_count_reason();

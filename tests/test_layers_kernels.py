@@ -79,6 +79,41 @@ def test_linear_adds_into_the_gradients_it_is_given(isa, rng):
 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("n_out", [5, 64, 70])
+def test_dropout_and_residual_within_linear_give_the_bits_of_single_steps(kind, with_residual, n_out, isa, rng):
+    x, weight, bias, dy = normal(rng, 60, 9), normal(rng, n_out, 9), normal(rng, n_out), normal(rng, 60, n_out)
+    residual, rate = normal(rng, 60, n_out) if with_residual else None, ops.Dropout(0.3, 1, 2, 3)
+    how = {"activation": kind, "dropout": rate}
+    y, saved = ops.linear_forward(x, weight, bias, residual=residual, **how)
+    gradients = ops.linear_backward(dy, x, weight, saved=saved, **how)
+
+    plain, before = ops.linear_forward(x, weight, bias, activation=kind)
+    dropped = ops.dropout(plain, rate)
+    np.testing.assert_array_equal(y, dropped if residual is None else dropped + residual)
+    single = ops.linear_backward(ops.dropout(dy, rate), x, weight, activation=kind, saved=before)
+    for found, expected in zip(gradients, single, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(64, 64), (9, 5), (17, 70), (200, 33)])
+def test_several_linear_maps_at_once_are_each_of_them_and_their_gradients_add_up(n_in, n_out, isa, rng):
+    x, weights = normal(rng, 700, n_in), [normal(rng, n_out, n_in) for _ in range(3)]
+    biases, dys = [normal(rng, n_out), None, normal(rng, n_out)], [normal(rng, 700, n_out) for _ in range(3)]
+    for y, weight, bias in zip(ops.linear_maps_forward(x, weights, biases), weights, biases, strict=True):
+        np.testing.assert_array_equal(y, ops.linear_forward(x, weight, bias)[0])
+    dweights, dbiases = [np.ones_like(weight) for weight in weights], [np.ones(n_out, np.float32) for _ in range(3)]
+    dx = ops.linear_maps_backward(dys, x, weights, dweights=dweights, dbiases=dbiases)
+    expected = np.zeros_like(x)
+    for dy, weight, dweight, dbias in zip(dys, weights, dweights, dbiases, strict=True):
+        one, two = np.ones_like(weight), np.ones(n_out, np.float32)
+        ops.linear_backward(dy, x, weight, dx=expected, dweight=one, dbias=two)
+        np.testing.assert_array_equal(dweight, one)
+        np.testing.assert_array_equal(dbias, two)
+    np.testing.assert_array_equal(dx, expected)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
 def test_a_row_of_linear_that_is_nan_stays_nan_and_touches_no_other(kind, isa, rng):
     x, weight, bias, dy = normal(rng, 30, 9), normal(rng, 10, 9), normal(rng, 10), normal(rng, 30, 10)
     y, saved = ops.linear_forward(x, weight, bias, activation=kind)
@@ -324,6 +359,10 @@ WRONG = [
         "activation: expected one of None, 'relu', 'gelu', 'silu', 'sigmoid', got 'tanh'",
     ),
     (lambda: ops.linear_forward(X[:, :0], W[:, :0]), ValueError, "n_in: expected at least 1, got 0"),
+    (lambda: ops.linear_forward(X, W, residual=X), ValueError, "residual: expected shape (3, 5), got (3, 4)"),
+    (lambda: ops.linear_maps_forward(X, [], []), ValueError, "weight: expected at least one, got none"),
+    (lambda: ops.linear_maps_forward(X, [W, W[:4]], [B, B]), ValueError, "weight: expected shape (5, 4), got (4, 4)"),
+    (lambda: ops.linear_maps_forward(X, [W, W], [B]), ValueError, "bias: expected one for each of 2 weights, got 1"),
     (lambda: ops.linear_backward(X, X, W), ValueError, "dy: expected shape (3, 5), got (3, 4)"),
     (lambda: ops.linear_backward(READ_ONLY, X, W, activation="relu"), ValueError, "saved: expected the array"),
     (lambda: ops.linear_backward(READ_ONLY, X, W, dbias=B[:3]), ValueError, "dbias: expected shape (5,), got (3,)"),

@@ -7,6 +7,7 @@ import pytest
 from small_models import chains, small
 
 import regard
+from regard import layers, ops
 from regard.layers import Run, forward
 from regard.losses import LOSSES, Sampler
 from regard.models import self_attention
@@ -24,6 +25,44 @@ def label(settings):
 def batch(rng, n_items, lengths=(1, 5, 8)):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return rng.integers(0, n_items, (2, offsets[-1])).astype(np.int32), offsets
+
+
+@pytest.mark.parametrize("settings", BRIEF, ids=label)
+def test_steps_joined_into_one_pass_give_what_single_steps_give(settings, rng, monkeypatch):
+    """With dropout, so that every element must be dropped in the same places."""
+    model = small(dim=16, n_heads=2, ffn_dim=24, n_blocks=2, dropout=0.3, **settings)
+    params = model.initial_parameters(20)
+    (items, _), offsets = batch(rng, 20)
+    dy = rng.standard_normal((len(items), 16)).astype(np.float32)
+
+    def both_ways():
+        grads = {name: np.zeros_like(weight) for name, weight in params.items()}
+        y, backward = forward(model.steps(), Run(items, offsets, params, grads, seed=3, step=4))
+        backward(dy.copy())
+        return grads | {"y": y}
+
+    joined = both_ways()
+    monkeypatch.setattr(layers, "joined", lambda steps: [step | {"site": site} for site, step in enumerate(steps)])
+    single = both_ways()
+    np.testing.assert_array_equal(joined.pop("y"), single.pop("y"))
+    room = 1e-5 * max(np.abs(gradient).max() for gradient in single.values())
+    for name, gradient in joined.items():
+        np.testing.assert_allclose(gradient, single[name], rtol=0, atol=room, err_msg=name)
+
+
+def test_a_gradient_that_two_steps_saved_is_not_added_to_twice(rng):
+    """x + (x + norm(x)): the norm adds to a gradient that the outer sum still needs."""
+    params = {"table": rng.standard_normal((5, 8)).astype(np.float32), "one": np.ones(8, np.float32)}
+    norm = {"kind": "rms_norm", "weight": "one", "eps": 1e-6}
+    steps = [{"kind": "embed", "table": "table", "scale": 1.0}, {"kind": "save"}, {"kind": "save"}, norm]
+    steps += [{"kind": "add"}, {"kind": "add"}]
+    dy = rng.standard_normal((5, 8)).astype(np.float32)
+    grads = {name: np.zeros_like(weight) for name, weight in params.items()}
+    run = Run(np.arange(5, dtype=np.int32), np.array([0, 5]), params, grads)
+    forward(steps, run)[1](dy.copy())
+    _, rstd = ops.rms_norm_forward(params["table"], params["one"], eps=1e-6)
+    by_norm, _ = ops.rms_norm_backward(dy, params["table"], params["one"], rstd)
+    np.testing.assert_allclose(grads["table"], 2 * dy + by_norm, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", COMBINATIONS, ids=label)

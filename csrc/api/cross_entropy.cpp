@@ -101,8 +101,8 @@ bool one_pass(const CrossEntropy& args, int64_t n, Precision precision, float* d
                                                         tiles * rows,
                                                         rows,
                                                         rows};
-  float* memory = call_scratch(std::accumulate(std::begin(floats), std::end(floats), int64_t{0}));
-  float* at[6];
+  const CallScratch scratch_of_call(std::accumulate(std::begin(floats), std::end(floats), int64_t{0}));
+  float *memory = scratch_of_call.data(), *at[6];
   for (int i = 0; i < 6; memory += floats[i++]) at[i] = memory;
   void* prepared = at[0];
   block.p = at[1], block.scaled = at[2], block.top = at[3], block.factors = at[4], block.dtarget = at[5];

@@ -13,6 +13,32 @@ void check_rows(int64_t n, int64_t dim, const char* dim_name) {
   regard::at_least(dim, 1, dim_name);
 }
 
+struct LinearCall {
+  std::vector<LinearMap> maps;
+  Dropout dropout{};
+  Linear args{};
+
+  explicit LinearCall(const regard_linear* a) {
+    require(a, "args");
+    check_rows(a->n, a->n_in, "n_in");
+    check_rows(a->n, a->n_out, "n_out");
+    regard::at_least(a->n_maps, 1, "n_maps");
+    require(a->x, "x", a->n);
+    require(a->maps, "maps");
+    for (int64_t m = 0; m < a->n_maps; ++m) {
+      const regard_linear_map& map = a->maps[m];
+      require(map.weight, "weight");
+      maps.push_back({map.weight, map.bias, nullptr, map.y, map.saved, map.dy});
+    }
+    args = {a->x,    maps.data(), a->n_maps, a->n_in,          a->n_out, make_activation(a->activation),
+            nullptr, a->residual, a->dx,     a->add_to_dx != 0};
+    if (a->dropout == nullptr || a->dropout->p == 0.0) return;
+    dropout = make_dropout(*a->dropout);
+    args.dropout = &dropout;
+  }
+  LinearCall(const LinearCall&) = delete;
+};
+
 // The layer norm, and without bias, mean and dbias the RMS norm.
 void norm_forward(decltype(Kernels::layer_norm_forward) kernel, const float* x, const float* weight, const float* bias,
                   double eps, int64_t n, int64_t dim, float* y, float* mean, float* rstd) {
@@ -58,48 +84,48 @@ void norm_backward(decltype(Kernels::layer_norm_backward) kernel, const float* d
 
 extern "C" {
 
-regard_status regard_linear_forward(const float* x, const float* weight, const float* bias, int64_t n, int64_t n_in,
-                                    int64_t n_out, int activation, float* pre, float* y) {
+regard_status regard_linear_forward(const regard_linear* a) {
   return guarded([&] {
-    check_rows(n, n_in, "n_in");
-    check_rows(n, n_out, "n_out");
-    require(x, "x", n);
-    require(weight, "weight");
-    require(y, "y", n);
+    LinearCall call(a);
+    const int64_t panels = (a->n_out + kPanel - 1) / kPanel * kPanel * a->n_in;
     const Kernels& use = kernels();
-    // Packed once, by the caller, in its own memory: a worker's scratch may be replaced while others read.
-    std::vector<float> packed(static_cast<size_t>((n_out + kPanel - 1) / kPanel * kPanel * n_in));
-    use.pack_panels(weight, n_in, n_out, n_in, packed.data());
-    const Linear args{x, weight, bias, packed.data(), y, pre, n_in, n_out, make_activation(activation)};
-    Parts(n, 64, kRowPart).each([&](int64_t, int64_t begin, int64_t end) {
-      use.linear_forward(args, begin, end, nullptr);
+    const CallScratch packed(a->n_maps * panels);
+    for (int64_t m = 0; m < a->n_maps; ++m) {
+      require(a->maps[m].y, "y", a->n);
+      use.pack_panels(a->maps[m].weight, a->n_in, a->n_out, a->n_in, packed.data() + m * panels);
+      call.maps[static_cast<size_t>(m)].packed = packed.data() + m * panels;
+    }
+    Parts(a->n, 64, kRowPart).each([&](int64_t, int64_t begin, int64_t end) {
+      use.linear_forward(call.args, begin, end);
     });
   });
 }
 
-regard_status regard_linear_backward(const float* dy, const float* x, const float* weight, int64_t n, int64_t n_in,
-                                     int64_t n_out, float* dx, float* dweight, float* dbias) {
+regard_status regard_linear_backward(const regard_linear* a) {
   return guarded([&] {
-    check_rows(n, n_in, "n_in");
-    check_rows(n, n_out, "n_out");
-    require(dy, "dy", n);
-    require(x, "x", n);
-    require(weight, "weight");
+    const LinearCall call(a);
+    bool wanted = false;
+    for (int64_t m = 0; m < a->n_maps; ++m) {
+      require(a->maps[m].dy, "dy", a->n);
+      if (call.args.activation != kIdentity) require(a->maps[m].saved, "saved", a->n);
+      wanted = wanted || a->maps[m].dweight != nullptr || a->maps[m].dbias != nullptr;
+    }
+    const int64_t weight = a->n_out * a->n_in, width = weight + a->n_out, all = a->n_maps * width;
+    const Parts parts(a->n, kSumParts, kRowPart);
+    const CallScratch partial(wanted ? parts.count * all : 0);
     const Kernels& use = kernels();
-    const int64_t scratch = linear_scratch(n_in, n_out), width = n_out * n_in + n_out;
-    const Parts parts(n, kSumParts, kRowPart);
-    std::vector<float> partial(static_cast<size_t>(dweight != nullptr ? parts.count * width : 0));
     parts.each([&](int64_t part, int64_t begin, int64_t end) {
-      float* mine = thread_scratch(scratch);
-      if (dx != nullptr) use.linear_backward_input(dy, weight, n_in, n_out, dx, begin, end, mine);
-      if (dweight == nullptr) return;
-      float* sums = partial.data() + part * width;
-      use.linear_backward_weight(dy, x, n_in, n_out, sums, sums + n_out * n_in, begin, end, mine);
+      float* sums = wanted ? partial.data() + part * all : nullptr;
+      if (wanted) std::fill_n(sums, all, 0.0f);
+      use.linear_backward(call.args, begin, end, sums, thread_scratch(linear_scratch(a->n_in, a->n_out, a->n_maps)));
     });
-    for (int64_t part = 0; part < parts.count && dweight != nullptr; ++part) {
-      const float* sums = partial.data() + part * width;
-      for (int64_t c = 0; c < n_out * n_in; ++c) dweight[c] += sums[c];
-      for (int64_t c = 0; c < n_out && dbias != nullptr; ++c) dbias[c] += sums[n_out * n_in + c];
+    const auto add_up = [&](float* gradient, int64_t from, int64_t n) {
+      for (int64_t part = 0; part < parts.count && gradient != nullptr; ++part)
+        for (int64_t c = 0; c < n; ++c) gradient[c] += partial.data()[part * all + from + c];
+    };
+    for (int64_t m = 0; m < a->n_maps; ++m) {
+      add_up(a->maps[m].dweight, m * width, weight);
+      add_up(a->maps[m].dbias, m * width + weight, a->n_out);
     }
   });
 }

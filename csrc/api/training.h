@@ -61,10 +61,27 @@ REGARD_API regard_status regard_rank_counts(const float* h, const float* item_ve
                                             int64_t* equal);
 
 // activation: 0 none, 1 relu, 2 gelu, 3 silu, 4 sigmoid
-REGARD_API regard_status regard_linear_forward(const float* x, const float* weight, const float* bias, int64_t n,
-                                               int64_t n_in, int64_t n_out, int activation, float* pre, float* y);
-REGARD_API regard_status regard_linear_backward(const float* dy, const float* x, const float* weight, int64_t n,
-                                                int64_t n_in, int64_t n_out, float* dx, float* dweight, float* dbias);
+typedef struct regard_linear_map {
+  const float *weight, *bias;  // (n_out, n_in), (n_out) or NULL
+  float* y;                    // (n, n_out)
+  float* saved;            // (n, n_out): before the activation, or NULL; backward: that, or for relu y without residual
+  const float* dy;         // backward
+  float *dweight, *dbias;  // each may be NULL
+} regard_linear_map;
+
+typedef struct regard_linear {  // y = dropout(activation(x W^T + b)) + residual, for each map
+  const float* x;               // (n, n_in)
+  int64_t n, n_in, n_out, n_maps;
+  const regard_linear_map* maps;
+  int activation;
+  const regard_dropout* dropout;  // or NULL; the same places for each map
+  const float* residual;          // (n, n_out) or NULL; forward only
+  float* dx;                      // (n, n_in) or NULL
+  int add_to_dx;                  // else it is written
+} regard_linear;
+
+REGARD_API regard_status regard_linear_forward(const regard_linear*);
+REGARD_API regard_status regard_linear_backward(const regard_linear*);
 REGARD_API regard_status regard_activation_forward(int activation, const float* x, int64_t n, float* y);
 REGARD_API regard_status regard_activation_backward(int activation, const float* dy, const float* x, int64_t n,
                                                     float* dx);

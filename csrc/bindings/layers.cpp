@@ -1,37 +1,73 @@
 #include "bindings/bindings.h"
 
 namespace regard {
+namespace {
+
+using Objects = std::vector<py::object>;
+
+// One entry per weight.
+const Objects& each(const Objects& given, const char* name, const Objects& weight) {
+  if (given.size() != weight.size())
+    throw py::value_error(std::string(name) + ": expected one for each of " + std::to_string(weight.size()) +
+                          " weights, got " + std::to_string(given.size()));
+  return given;
+}
+
+struct LinearArguments {  // of one map or several, whose weights are of one shape
+  regard_linear c{};
+  std::vector<regard_linear_map> maps;
+  std::optional<regard_dropout> dropout;
+  Shape rows;
+
+  LinearArguments(const py::object& x, const Objects& weight, int activation, const py::object& dropout_in)
+      : maps(weight.size()), dropout(dropout_of(dropout_in)) {
+    if (weight.empty()) throw py::value_error("weight: expected at least one, got none");
+    const Shape in_rows = shape_of(x, "x", 2), w = shape_of(weight[0], "weight", 2);
+    c.n = in_rows[0], c.n_in = in_rows[1], c.n_out = w[0];
+    c.n_maps = static_cast<int64_t>(weight.size()), c.maps = maps.data();
+    c.x = in<float>(x, "x", in_rows);
+    for (size_t m = 0; m < weight.size(); ++m) maps[m].weight = in<float>(weight[m], "weight", {c.n_out, c.n_in});
+    c.activation = activation;
+    if (dropout) c.dropout = &*dropout;
+    rows = {c.n, c.n_out};
+  }
+};
+
+}  // namespace
 
 void bind_layers(py::module_& m) {
   m.def(
       "linear_forward",
-      [](const py::object& x, const py::object& weight, const py::object& bias, int activation, const py::object& pre,
-         const py::object& y) {
-        const Shape in_rows = shape_of(x, "x", 2), w = shape_of(weight, "weight", 2);
-        const int64_t n = in_rows[0], n_in = in_rows[1], n_out = w[0];
-        const float* a = in<float>(x, "x", in_rows);
-        const float* b = in<float>(weight, "weight", {n_out, n_in});
-        const float* c = in_or_null<float>(bias, "bias", {n_out});
-        float* saved = out_or_null<float>(pre, "pre", {n, n_out});
-        float* result = out<float>(y, "out", {n, n_out});
-        call([&] { return regard_linear_forward(a, b, c, n, n_in, n_out, activation, saved, result); });
+      [](const py::object& x, const Objects& weight, const Objects& bias, int activation, const py::object& dropout,
+         const py::object& residual, const Objects& saved, const Objects& y) {
+        LinearArguments a(x, weight, activation, dropout);
+        a.c.residual = in_or_null<float>(residual, "residual", a.rows);
+        for (size_t i = 0; i < weight.size(); ++i) {
+          a.maps[i].bias = in_or_null<float>(each(bias, "bias", weight)[i], "bias", {a.c.n_out});
+          a.maps[i].saved = out_or_null<float>(each(saved, "saved", weight)[i], "saved", a.rows);
+          a.maps[i].y = out<float>(each(y, "out", weight)[i], "out", a.rows);
+        }
+        call([&] { return regard_linear_forward(&a.c); });
       },
-      py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("activation"), py::arg("pre"), py::arg("y"));
+      py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("activation"), py::arg("dropout"), py::arg("residual"),
+      py::arg("saved"), py::arg("y"));
   m.def(
       "linear_backward",
-      [](const py::object& dy, const py::object& x, const py::object& weight, const py::object& dx,
-         const py::object& dweight, const py::object& dbias) {
-        const Shape in_rows = shape_of(x, "x", 2), w = shape_of(weight, "weight", 2);
-        const int64_t n = in_rows[0], n_in = in_rows[1], n_out = w[0];
-        const float* d = in<float>(dy, "dy", {n, n_out});
-        const float* a = in<float>(x, "x", in_rows);
-        const float* b = in<float>(weight, "weight", {n_out, n_in});
-        float* da = out_or_null<float>(dx, "dx", in_rows);
-        float* db = out_or_null<float>(dweight, "dweight", w);
-        float* dc = out_or_null<float>(dbias, "dbias", {n_out});
-        call([&] { return regard_linear_backward(d, a, b, n, n_in, n_out, da, db, dc); });
+      [](const Objects& dy, const py::object& x, const Objects& weight, int activation, const py::object& dropout,
+         const Objects& saved, const py::object& dx, bool add_to_dx, const Objects& dweight, const Objects& dbias) {
+        LinearArguments a(x, weight, activation, dropout);
+        for (size_t i = 0; i < weight.size(); ++i) {
+          a.maps[i].dy = in<float>(each(dy, "dy", weight)[i], "dy", a.rows);
+          a.maps[i].saved = const_cast<float*>(in_or_null<float>(each(saved, "saved", weight)[i], "saved", a.rows));
+          a.maps[i].dweight = out_or_null<float>(each(dweight, "dweight", weight)[i], "dweight", {a.c.n_out, a.c.n_in});
+          a.maps[i].dbias = out_or_null<float>(each(dbias, "dbias", weight)[i], "dbias", {a.c.n_out});
+        }
+        a.c.dx = out_or_null<float>(dx, "dx", {a.c.n, a.c.n_in});
+        a.c.add_to_dx = add_to_dx;
+        call([&] { return regard_linear_backward(&a.c); });
       },
-      py::arg("dy"), py::arg("x"), py::arg("weight"), py::arg("dx"), py::arg("dweight"), py::arg("dbias"));
+      py::arg("dy"), py::arg("x"), py::arg("weight"), py::arg("activation"), py::arg("dropout"), py::arg("saved"),
+      py::arg("dx"), py::arg("add_to_dx"), py::arg("dweight"), py::arg("dbias"));
   m.def(
       "activation_forward",
       [](int activation, const py::object& x, const py::object& y) {

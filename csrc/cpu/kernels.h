@@ -107,12 +107,23 @@ struct RankCounts {
 
 enum Activation { kIdentity = 0, kRelu = 1, kGelu = 2, kSilu = 3, kSigmoid = 4 };
 
-struct Linear {                    // y = activation(x W^T + b)
-  const float *x, *weight, *bias;  // (n, n_in), (n_out, n_in), (n_out) or null
-  const float* packed;             // weight in panels
-  float *y, *pre;                  // (n, n_out); pre = before the activation, or null
-  int64_t n_in, n_out;
+struct LinearMap {
+  const float *weight, *bias;  // (n_out, n_in), (n_out) or null
+  const float* packed;         // weight in panels: forward only
+  float* y;                    // (n, n_out)
+  float* saved;                // (n, n_out): before the activation, or null; backward: where the slope is taken
+  const float* dy;             // (n, n_out)
+};
+
+struct Linear {  // y = dropout(activation(x W^T + b)) + residual, for each map
+  const float* x;
+  const LinearMap* maps;
+  int64_t n_maps, n_in, n_out;
   Activation activation;
+  const Dropout* dropout;  // or null
+  const float* residual;   // (n, n_out) or null
+  float* dx;               // (n, n_in) or null
+  bool add_to_dx;          // else written
 };
 
 struct SgdStep {
@@ -153,11 +164,9 @@ struct Kernels {
   void (*topk)(const TopK&, int64_t row_begin, int64_t row_end, float* scratch);
   void (*rank_counts)(const RankCounts&, int64_t row_begin, int64_t row_end, float* scratch);
 
-  void (*linear_forward)(const Linear&, int64_t row_begin, int64_t row_end, float* scratch);
-  void (*linear_backward_input)(const float* dy, const float* weight, int64_t n_in, int64_t n_out, float* dx,
-                                int64_t row_begin, int64_t row_end, float* scratch);
-  void (*linear_backward_weight)(const float* dy, const float* x, int64_t n_in, int64_t n_out, float* dweight,
-                                 float* dbias, int64_t row_begin, int64_t row_end, float* scratch);
+  void (*linear_forward)(const Linear&, int64_t row_begin, int64_t row_end);
+  // sums: (n_maps, n_out * n_in + n_out), gradients of weight and bias, added to; or null
+  void (*linear_backward)(const Linear&, int64_t row_begin, int64_t row_end, float* sums, float* scratch);
 
   // bias, mean, dbias: null for the RMS norm
   void (*layer_norm_forward)(const float* x, const float* weight, const float* bias, float eps, int64_t dim, float* y,
@@ -201,9 +210,9 @@ inline int64_t sampled_scratch(int64_t dim, int64_t n_negatives) {
   const int64_t wide = (dim + 15) / 16 * 16, negatives = (n_negatives + 15) / 16 * 16;
   return kRowBlock * (negatives + 4 * wide) + 1024;
 }
-inline int64_t linear_scratch(int64_t n_in, int64_t n_out) {
-  const int64_t in = (n_in + 15) / 16 * 16, out = (n_out + 15) / 16 * 16;
-  return in * out + kRowBlock * (in + out) + 1024;
+inline int64_t linear_scratch(int64_t n_in, int64_t n_out, int64_t n_maps) {
+  const int64_t in = (n_in + 15) / 16 * 16;
+  return (in == n_in ? 0 : n_maps * n_out * in) + kRowBlock * (in + n_out) + 1024;
 }
 
 }  // namespace regard

@@ -1,5 +1,7 @@
 """Types of the compiled module. Arrays are checked at run time: type, shape, C order."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -137,20 +139,26 @@ def layer_norm_forward(
     rstd: NDArray[np.float32],
 ) -> None: ...
 def linear_backward(
-    dy: NDArray[np.float32],
+    dy: Sequence[NDArray[np.float32]],
     x: NDArray[np.float32],
-    weight: NDArray[np.float32],
+    weight: Sequence[NDArray[np.float32]],
+    activation: int,
+    dropout: _Dropout | None,
+    saved: Sequence[NDArray[np.float32] | None],
     dx: NDArray[np.float32] | None,
-    dweight: NDArray[np.float32] | None,
-    dbias: NDArray[np.float32] | None,
+    add_to_dx: bool,
+    dweight: Sequence[NDArray[np.float32] | None],
+    dbias: Sequence[NDArray[np.float32] | None],
 ) -> None: ...
 def linear_forward(
     x: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32] | None,
+    weight: Sequence[NDArray[np.float32]],
+    bias: Sequence[NDArray[np.float32] | None],
     activation: int,
-    pre: NDArray[np.float32] | None,
-    y: NDArray[np.float32],
+    dropout: _Dropout | None,
+    residual: NDArray[np.float32] | None,
+    saved: Sequence[NDArray[np.float32] | None],
+    y: Sequence[NDArray[np.float32]],
 ) -> None: ...
 def num_threads() -> int: ...
 def num_threads_reason() -> str: ...

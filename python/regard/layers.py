@@ -66,7 +66,6 @@ class Run:
     seed: int = 0
     step: int = 0
     ws: Workspace = NEW
-    site: int = 0
     saved: list[Array] = field(default_factory=list)
     saved_grads: list[Array] = field(default_factory=list)
 
@@ -79,8 +78,8 @@ class Run:
             raise RuntimeError("backward: expected a pass in training, got one without gradients")
         return self.grads[name]
 
-    def drop(self, p: float) -> ops.Dropout | None:
-        return ops.Dropout(p, self.seed, self.step, self.site) if self.training and p > 0 else None
+    def drop(self, p: float, step: Step) -> ops.Dropout | None:
+        return ops.Dropout(p, self.seed, self.step, step["site"]) if self.training and p > 0 else None
 
     def places(self) -> NDArray[np.int32]:
         """Place of each row in its sequence, from 0."""
@@ -97,7 +96,7 @@ def forward(steps: list[Step], run: Run) -> tuple[Array, Backward]:
     """Run the list. ``backward(dy)`` goes through it from the end and adds to ``run.grads``."""
     x: Array = np.empty((0, 0), np.float32)
     backwards: list[Backward] = []
-    for run.site, step in enumerate(steps):
+    for step in joined(steps):
         x, backward = KINDS[step["kind"]](x, step, run)
         backwards.append(backward)
 
@@ -107,6 +106,27 @@ def forward(steps: list[Step], run: Run) -> tuple[Array, Backward]:
         return dy
 
     return x, all_backward
+
+
+def joined(steps: list[Step]) -> list[Step]:
+    """The list with its places as ``site``, on which dropout depends, and with neighbours joined that take one pass.
+
+    A linear map does the ``dropout`` and, where it has no activation, the ``add`` after it; a norm after ``save`` adds
+    to the gradient that was saved.
+    """
+    result: list[Step] = []
+    for site, step in enumerate(steps):
+        last: Step = result[-1] if result else {"kind": None}
+        maps = last["kind"] == "linear" and not last.get("adds")
+        if step["kind"] == "dropout" and maps and "drop" not in last:
+            last["drop"] = step | {"site": site}
+        elif step["kind"] == "add" and maps and last["activation"] is None:
+            last["adds"] = True
+        elif step["kind"] in ("norm", "rms_norm") and last["kind"] == "save":
+            result[-1] = step | {"site": site, "saves": True}
+        else:
+            result.append(step | {"site": site})
+    return result
 
 
 def embed(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
@@ -134,9 +154,11 @@ def position(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
 def norm(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     weight, bias = step["weight"], step["bias"]
     y, mean, rstd = ops.layer_norm_forward(x, run.params[weight], run.params[bias], eps=step["eps"], workspace=run.ws)
+    if step.get("saves"):
+        run.saved.append(x)
 
     def backward(dy: Array) -> Array:
-        grads = {"dweight": run.add_grad(weight), "dbias": run.add_grad(bias)}
+        grads = {"dx": _saved_grad(step, run), "dweight": run.add_grad(weight), "dbias": run.add_grad(bias)}
         return ops.layer_norm_backward(dy, x, run.params[weight], mean, rstd, **grads, workspace=run.ws)[0]
 
     return y, backward
@@ -146,44 +168,51 @@ def rms_norm(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     name = step["weight"]
     weight = run.params[name]
     y, rstd = ops.rms_norm_forward(x, weight, eps=step["eps"], workspace=run.ws)
+    if step.get("saves"):
+        run.saved.append(x)
 
     def backward(dy: Array) -> Array:
-        return ops.rms_norm_backward(dy, x, weight, rstd, dweight=run.add_grad(name), workspace=run.ws)[0]
+        grads = {"dx": _saved_grad(step, run), "dweight": run.add_grad(name)}
+        return ops.rms_norm_backward(dy, x, weight, rstd, **grads, workspace=run.ws)[0]
 
     return y, backward
 
 
+def _saved_grad(step: Step, run: Run) -> Array | None:
+    """The gradient of what a norm saved, to add to."""
+    if not step.get("saves"):
+        return None
+    saved = run.saved_grads.pop()
+    return saved.copy() if any(saved is other for other in run.saved_grads) else saved
+
+
 def linear(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     weight, bias, activation = step["weight"], step["bias"], step["activation"]
-    y, saved = ops.linear_forward(x, run.params[weight], run.params[bias], activation=activation, workspace=run.ws)
+    dropout = run.drop(step["drop"]["p"], step["drop"]) if "drop" in step else None
+    residual = run.saved.pop() if step.get("adds") else None
+    how: dict[str, Any] = {"activation": activation, "dropout": dropout, "workspace": run.ws}
+    y, saved = ops.linear_forward(x, run.params[weight], run.params[bias], residual=residual, **how)
 
     def backward(dy: Array) -> Array:
-        return ops.linear_backward(
-            dy,
-            x,
-            run.params[weight],
-            activation=activation,
-            saved=saved,
-            dweight=run.add_grad(weight),
-            dbias=run.add_grad(bias),
-            workspace=run.ws,
-        )[0]
+        if residual is not None:
+            run.saved_grads.append(dy)
+        grads: dict[str, Any] = {"dweight": run.add_grad(weight), "dbias": run.add_grad(bias)}
+        return ops.linear_backward(dy, x, run.params[weight], saved=saved, **grads, **how)[0]
 
     return y, backward
 
 
 def _linear_maps(x: Array, names: list[str], run: Run) -> tuple[list[Array], Callable[[list[Array]], Array]]:
     """The same x through several linear maps; the backward function takes the gradient of each."""
-    maps: list[Step] = [{"weight": f"{name}.weight", "bias": f"{name}.bias", "activation": None} for name in names]
-    results, backwards = zip(*(linear(x, one, run) for one in maps), strict=True)
+    weights, biases = ([f"{name}.{part}" for name in names] for part in ("weight", "bias"))
+    matrices = [run.params[name] for name in weights]
+    results = ops.linear_maps_forward(x, matrices, [run.params[name] for name in biases], workspace=run.ws)
 
     def backward(gradients: list[Array]) -> Array:
-        dx: Array = backwards[0](gradients[0])
-        for gradient, back in zip(gradients[1:], backwards[1:], strict=True):
-            dx += back(gradient)
-        return dx
+        dweights, dbiases = ([run.add_grad(name) for name in names] for names in (weights, biases))
+        return ops.linear_maps_backward(gradients, x, matrices, dweights=dweights, dbiases=dbiases, workspace=run.ws)
 
-    return list(results), backward
+    return results, backward
 
 
 def gated(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
@@ -219,7 +248,7 @@ def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     else:
         (q, k, v), maps_backward = heads(x, step, run)
     table = step.get("distance_bias")
-    how: dict[str, Any] = {"causal": True, "dropout": run.drop(step["dropout"]), "workspace": run.ws}
+    how: dict[str, Any] = {"causal": True, "dropout": run.drop(step["dropout"], step), "workspace": run.ws}
     how["bias"] = None if table is None else run.params[table]
     out, lse = ops.attention_forward(q, k, v, cu_q, cu, **how)
 
@@ -233,7 +262,7 @@ def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
 
 
 def dropout(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
-    rate = run.drop(step["p"])
+    rate = run.drop(step["p"], step)
     if rate is None:
         return x, _same
     return ops.dropout(x, rate, workspace=run.ws), lambda dy: ops.dropout(dy, rate, workspace=run.ws)

@@ -27,7 +27,7 @@ from regard.ranking import blocks
 from regard.recommender import Recommender, plain
 from regard.splits import leave_last_out
 from regard.train import Callback, Settings, train
-from regard.workspace import Workspace
+from regard.workspace import of_this_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     Parameters = dict[str, NDArray[np.float32]]
 
 Initial = tuple[tuple[int, ...], float | None]  # shape; standard deviation of the normal distribution, None: all 1
-_BLOCK = 512  # rows of a table drawn together
-_TOGETHER = 64  # histories encoded together
+_ROWS = 512  # of a weight drawn together
+_FLOATS = 1 << 18  # of an array while encoding: larger ones leave the caches
 
 
 class SequenceModel(Recommender):
@@ -78,7 +78,7 @@ class SequenceModel(Recommender):
         for name, (shape, scale) in self.parameters(n_items).items():
             params[name] = np.ones(shape, np.float32) if scale is None else np.zeros(shape, np.float32)
             if scale:
-                for block in blocks(shape[0], _BLOCK):  # drawn as float64: not all at once
+                for block in blocks(shape[0], _ROWS):  # drawn as float64: not all at once
                     params[name][block] = rng.standard_normal(params[name][block].shape) * scale
         return params
 
@@ -318,11 +318,14 @@ class SequenceModel(Recommender):
     def _encode(self, histories: Ragged) -> NDArray[np.float32]:
         windows = histories.tail(self.max_len)
         h = np.empty((len(windows), self.dim), np.float32)
-        steps, ws = self.steps(), Workspace()
-        for block in blocks(len(windows), _TOGETHER):
-            batch = windows[block]
+        steps, ws, start = self.steps(), of_this_thread(), 0
+        while start < len(windows):  # at least one history, and as many events as stay in the caches
+            room = windows.offsets[start] + _FLOATS // self.dim
+            end = max(start + 1, int(np.searchsorted(windows.offsets, room, "right")) - 1)
+            block = windows[start:end]
             ws.reset()
-            h[block], _ = forward(steps, Run(batch.values, batch.offsets, self.params_, ws=ws))
+            h[start:end], _ = forward(steps, Run(block.values, block.offsets, self.params_, ws=ws))
+            start = end
         return h
 
     def encode(self, histories: Any) -> NDArray[np.float32]:

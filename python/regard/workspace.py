@@ -6,7 +6,10 @@ pages must be cleared). A :class:`Workspace` hands out pieces of one block and t
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 _ALIGNMENT = 64
+_HUGE_PAGE = 2 << 20
 
 
 class Workspace:
@@ -54,9 +58,37 @@ class Workspace:
     def reset(self) -> None:
         """Take everything back. Arrays handed out before must not be used any more."""
         if self._wanted > len(self._block):
-            block = np.empty(self._wanted + self._wanted // 8 + _ALIGNMENT, np.uint8)
-            self._block = block[-block.ctypes.data % _ALIGNMENT :]
+            self._block = np.empty(0, np.uint8)  # first: the old and the new one need not fit in memory together
+            self._block = _pages(self._wanted + self._wanted // 8)
         self._used = self._wanted = 0
+
+
+def _pages(size: int) -> NDArray[np.uint8]:
+    """At least ``size`` bytes, where the system has huge pages in these: few are then cleared and found, not many."""
+    unit = _HUGE_PAGE if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE") else _ALIGNMENT
+    size = -(-size // unit) * unit
+    if unit == _HUGE_PAGE:
+        memory = mmap.mmap(-1, size + unit, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        block = np.frombuffer(memory, np.uint8)
+    else:
+        block = np.empty(size + unit, np.uint8)
+    start = -block.ctypes.data % unit
+    return block[start : start + size]
+
+
+class _PerThread(threading.local):
+    def __init__(self) -> None:
+        self.workspace = Workspace()
+
+
+_per_thread = _PerThread()
+
+
+def of_this_thread() -> Workspace:
+    """The calling thread's own, kept from call to call: for work that ends before anything else may ask for it."""
+    return _per_thread.workspace
 
 
 class _NewMemory(Workspace):

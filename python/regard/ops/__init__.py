@@ -30,6 +30,8 @@ from regard.ops.layers import (
     layer_norm_forward,
     linear_backward,
     linear_forward,
+    linear_maps_backward,
+    linear_maps_forward,
     rms_norm_backward,
     rms_norm_forward,
 )
@@ -63,6 +65,8 @@ __all__ = [
     "layer_norm_forward",
     "linear_backward",
     "linear_forward",
+    "linear_maps_backward",
+    "linear_maps_forward",
     "rank_counts",
     "rms_norm_backward",
     "rms_norm_forward",

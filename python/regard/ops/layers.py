@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from regard import _core
@@ -20,10 +21,12 @@ def linear_forward(
     bias: Floats | None = None,
     *,
     activation: Activation = None,
+    dropout: Dropout | None = None,
+    residual: Floats | None = None,
     out: Floats | None = None,
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats | None]:
-    """``y = activation(x @ weight.T + bias)``.
+    """``y = dropout(activation(x @ weight.T + bias)) + residual`` in one pass over the rows.
 
     Parameters
     ----------
@@ -31,19 +34,23 @@ def linear_forward(
     weight : (n_out, n_in) float32
     bias : (n_out,) float32, optional
     activation : None, "relu", "gelu" (exact, by erf), "silu" or "sigmoid"
+    dropout : Dropout, optional
+        To the bits as :func:`dropout` on the result.
+    residual : (n, n_out) float32, optional
 
     Returns
     -------
     y : (n, n_out) float32
     saved : what :func:`linear_backward` needs besides
-        None without activation; ``y`` for relu; the value before the activation for the others.
+        None without activation; ``y`` for relu without residual; else the value before the activation.
     """
     code = choice("activation", activation, _ACTIVATIONS)
     shape = (shape_of("x", x, 2)[0], shape_of("weight", weight, 2)[0])
     y = workspace.empty(shape) if out is None else out
-    before = None if activation in (None, "relu") else workspace.empty(shape)
-    _core.linear_forward(x, weight, bias, code, before, y)
-    return y, y if activation == "relu" else before
+    y_serves = activation == "relu" and residual is None
+    before = None if activation is None or y_serves else workspace.empty(shape)
+    _core.linear_forward(x, [weight], [bias], code, dropout, residual, [before], [y])
+    return y, y if y_serves else before
 
 
 def linear_backward(
@@ -53,22 +60,50 @@ def linear_backward(
     *,
     activation: Activation = None,
     saved: Floats | None = None,
+    dropout: Dropout | None = None,
     dx: Floats | None = None,
     dweight: Floats | None = None,
     dbias: Floats | None = None,
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats, Floats]:
-    """Gradients of :func:`linear_forward`: ``dx`` (n, n_in), ``dweight`` (n_out, n_in), ``dbias`` (n_out,)."""
-    if activation is not None:
-        if saved is None:
-            raise ValueError("saved: expected the array that linear_forward returned, got None")
-        dy = activation_backward(dy, saved, activation=activation, workspace=workspace)
+    """Gradients of :func:`linear_forward`: ``dx`` (n, n_in), ``dweight`` (n_out, n_in), ``dbias`` (n_out,).
+
+    They are added to what is given. That of the residual is ``dy`` itself.
+    """
+    code, add_to_dx = choice("activation", activation, _ACTIVATIONS), dx is not None
+    if activation is not None and saved is None:
+        raise ValueError("saved: expected the array that linear_forward returned, got None")
     n_out, n_in = shape_of("weight", weight, 2)
-    dx = workspace.zeros(shape_of("x", x, 2)) if dx is None else dx
+    dx = workspace.empty(shape_of("x", x, 2)) if dx is None else dx
     dweight = workspace.zeros((n_out, n_in)) if dweight is None else dweight
     dbias = workspace.zeros((n_out,)) if dbias is None else dbias
-    _core.linear_backward(dy, x, weight, dx, dweight, dbias)
+    _core.linear_backward([dy], x, [weight], code, dropout, [saved], dx, add_to_dx, [dweight], [dbias])
     return dx, dweight, dbias
+
+
+def linear_maps_forward(
+    x: Floats, weights: Sequence[Floats], biases: Sequence[Floats | None], *, workspace: Workspace = NEW
+) -> list[Floats]:
+    """``[x @ weight.T + bias, ...]`` for weights of one shape, reading x once: queries, keys and values, say."""
+    n, nothing = shape_of("x", x, 2)[0], [None] * len(weights)
+    results = [workspace.empty((n, shape_of("weight", weight, 2)[0])) for weight in weights]
+    _core.linear_forward(x, weights, biases, 0, None, None, nothing, results)
+    return results
+
+
+def linear_maps_backward(
+    dys: Sequence[Floats],
+    x: Floats,
+    weights: Sequence[Floats],
+    *,
+    dweights: Sequence[Floats],
+    dbiases: Sequence[Floats | None],
+    workspace: Workspace = NEW,
+) -> Floats:
+    """Gradients of :func:`linear_maps_forward`: adds to ``dweights`` and ``dbiases``, gives ``dx`` (n, n_in)."""
+    dx, nothing = workspace.empty(shape_of("x", x, 2)), [None] * len(weights)
+    _core.linear_backward(dys, x, weights, 0, None, nothing, dx, False, dweights, dbiases)
+    return dx
 
 
 def activation_forward(x: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
@@ -150,13 +185,14 @@ def layer_norm_backward(
     mean: Floats,
     rstd: Floats,
     *,
+    dx: Floats | None = None,
     dweight: Floats | None = None,
     dbias: Floats | None = None,
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats, Floats]:
-    """Gradients of :func:`layer_norm_forward`: ``dx`` (n, dim), ``dweight`` and ``dbias`` (dim,)."""
+    """Gradients of :func:`layer_norm_forward`: ``dx`` (n, dim), ``dweight`` and ``dbias`` (dim,), added to if given."""
     n, dim = shape_of("x", x, 2)
-    dx = workspace.zeros((n, dim))
+    dx = workspace.zeros((n, dim)) if dx is None else dx
     dweight = workspace.zeros((dim,)) if dweight is None else dweight
     dbias = workspace.zeros((dim,)) if dbias is None else dbias
     _core.layer_norm_backward(dy, x, weight, mean, rstd, dx, dweight, dbias)
@@ -186,11 +222,18 @@ def rms_norm_forward(
 
 
 def rms_norm_backward(
-    dy: Floats, x: Floats, weight: Floats, rstd: Floats, *, dweight: Floats | None = None, workspace: Workspace = NEW
+    dy: Floats,
+    x: Floats,
+    weight: Floats,
+    rstd: Floats,
+    *,
+    dx: Floats | None = None,
+    dweight: Floats | None = None,
+    workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats]:
-    """Gradients of :func:`rms_norm_forward`: ``dx`` (n, dim) and ``dweight`` (dim,)."""
+    """Gradients of :func:`rms_norm_forward`: ``dx`` (n, dim) and ``dweight`` (dim,), added to if given."""
     n, dim = shape_of("x", x, 2)
-    dx = workspace.zeros((n, dim))
+    dx = workspace.zeros((n, dim)) if dx is None else dx
     dweight = workspace.zeros((dim,)) if dweight is None else dweight
     _core.rms_norm_backward(dy, x, weight, rstd, dx, dweight)
     return dx, dweight
