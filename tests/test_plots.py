@@ -53,7 +53,7 @@ def test_attention_weights_are_those_that_the_model_sums_with(block, positions, 
     rows = np.array([1, 2, 3, 4], np.int32)
     run = Run(rows, np.array([0, 4]), model.params_)
     x, _ = forward(steps[:place], run)
-    out, _ = attention(x, steps[place], run)
+    out, _ = attention(x, steps[place] | {"newest": False}, run)
     name = steps[place]["value"]
     values = ops.linear_forward(x, model.params_[f"{name}.weight"], model.params_[f"{name}.bias"])[0].reshape(4, 2, -1)
     summed = np.einsum("hij,jhd->ihd", weights, values).reshape(4, -1)
