@@ -267,7 +267,7 @@ def topk(scores: Array, k: int, allow=None, deny=None) -> tuple[Array, Array]:
     items, best = np.full((len(scores), k), -1, np.int32), np.full((len(scores), k), -np.inf, scores.dtype)
     for i, row in enumerate(scores):
         order = np.argsort(-row, kind="stable")
-        wanted = np.isfinite(row[order])
+        wanted = row[order] > -np.inf  # not NaN either
         if allow is not None:
             wanted &= np.isin(order, allow[i])
         if deny is not None:

@@ -83,6 +83,7 @@ class TopK(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("h", "item_vectors")),
         *((name, ctypes.c_int64) for name in ("n", "n_items", "dim", "k")),
         *((name, ctypes.c_void_p) for name in ("allow_offsets", "allow", "deny_offsets", "deny", "items", "scores")),
+        ("quantized", ctypes.c_void_p),
     )
 
 
@@ -95,6 +96,8 @@ def lib():
         getattr(lib, name).restype = ctypes.c_char_p
     lib.regard_attention_forward.argtypes = [ctypes.POINTER(Attention)]
     lib.regard_topk.argtypes = [ctypes.POINTER(TopK)]
+    lib.regard_quantized_size.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    lib.regard_quantize_items.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
     return lib
 
 
@@ -148,6 +151,57 @@ def test_topk_answers_as_a_sort_does(lib):
     assert args.arrays["items"].tolist() == [[3, 2, 1], [4, 3, 2]]
 
 
+def quantized(lib, items):
+    size = ctypes.c_size_t()
+    assert lib.regard_quantized_size(*items.shape, ctypes.byref(size)) == OK
+    table = np.full(size.value + 4, 77, np.uint8)
+    assert lib.regard_quantize_items(items.ctypes.data, *items.shape, table.ctypes.data) == OK
+    assert (table[size.value :] == 77).all()
+    return table
+
+
+def test_topk_on_8_bit_copies_answers_as_without(lib, rng):
+    items = rng.standard_normal((1000, 4)).astype(np.float32)
+    plain, fast = (topk_arguments(item_vectors=items, n_items=1000) for _ in range(2))
+    table = quantized(lib, items)
+    fast.quantized = table.ctypes.data
+    assert (lib.regard_topk(plain), lib.regard_topk(fast)) == (OK, OK)
+    for name in ("items", "scores"):
+        np.testing.assert_array_equal(fast.arrays[name], plain.arrays[name])
+    table[3 * 16 * 4 :] = 128  # the copy is what is searched
+    assert lib.regard_topk(fast) == OK
+    assert (fast.arrays["items"] != plain.arrays["items"]).any()
+
+
+def test_a_caller_that_knows_no_quantized_field_is_served(lib):
+    args = topk_arguments(struct_size=TopK.quantized.offset, quantized=1)  # what follows the struct is not read
+    assert lib.regard_topk(args) == OK
+    assert args.arrays["items"].tolist() == [[4, 3, 2], [4, 3, 2]]
+
+
+def test_wrong_sizes_of_a_quantised_table_are_named(lib):
+    size, x = ctypes.c_size_t(7), np.zeros(64, np.float32)
+    wrong = [
+        ((0, 4), "n_items: expected at least 1, got 0"),
+        ((2**31, 4), "n_items: expected below 2^31, got 2147483648"),
+        ((3, 0), "dim: expected 1 to 16384, got 0"),
+        ((3, 16385), "dim: expected 1 to 16384, got 16385"),
+    ]
+    for sizes, message in wrong:
+        assert lib.regard_quantized_size(*sizes, ctypes.byref(size)) == INVALID
+        assert lib.regard_last_error().decode() == message
+        assert lib.regard_quantize_items(x.ctypes.data, *sizes, x.ctypes.data) == INVALID
+        assert lib.regard_last_error().decode() == message
+    assert size.value == 7
+    for function, args, name in (
+        (lib.regard_quantized_size, (3, 4, None), "bytes"),
+        (lib.regard_quantize_items, (None, 3, 4, x.ctypes.data), "item_vectors"),
+        (lib.regard_quantize_items, (x.ctypes.data, 3, 4, None), "quantized"),
+    ):
+        assert function(*args) == INVALID
+        assert lib.regard_last_error().decode() == f"{name}: expected an array, got NULL"
+
+
 OFFSETS = {"falling": np.array([0, 4, 3]), "late": np.array([1, 2, 5]), "negative": np.array([0, -2, 5])}
 BIAS = np.zeros((2, 4), np.float32)
 WRONG_ATTENTION = [
@@ -171,6 +225,8 @@ WRONG_ATTENTION = [
 ]
 WRONG_TOPK = [
     ({"struct_size": 0}, "struct_size: expected at least"),
+    ({"struct_size": TopK.quantized.offset - 1}, "struct_size: expected at least"),
+    ({"quantized": 2}, "quantized: expected an address that is a multiple of 4"),
     *(({name: None}, f"{name}: expected an array, got NULL") for name in ("h", "item_vectors", "items", "scores")),
     ({"n": -1}, "n: expected at least 0, got -1"),
     ({"n_items": 0}, "n_items: expected at least 1, got 0"),

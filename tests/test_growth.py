@@ -128,3 +128,32 @@ def test_a_mistake_is_named_and_changes_nothing(fitted, act, error, message):
 def test_an_unfitted_model_says_so(name):
     with pytest.raises(RuntimeError, match="not fitted yet"):
         getattr(small(), name)([1])
+
+
+def test_whatever_becomes_of_the_catalogue_its_8_bit_copy_is_of_the_vectors_as_they_are(monkeypatch, tmp_path, rng):
+    """Answers, between all the ways to change a model, are those of float32 scores in a plain sort."""
+    monkeypatch.setattr("regard.sequence_model._QUANTIZED", 1)
+    items = np.concatenate([np.arange(700), rng.integers(0, 700, 500)])
+    data = regard.Interactions(np.arange(1200) // 6, rng.permutation(items))
+
+    def check(model):
+        histories = rng.integers(0, 700, (20, 3))
+        found, scores = model.recommend(histories, k=5, exclude_seen=False), model.scores(histories)
+        np.testing.assert_allclose(found.scores, -np.sort(-scores, axis=1)[:, :5], rtol=1e-5, atol=1e-6)
+
+    model = small(epochs=4, learning_rate=0.1).fit(data, validation=None)
+    check(model)
+    model.fit(data, callbacks=[lambda _: check(model)])  # between epochs: trained in place
+    check(model)
+    check(model.add_items([7000, 500000]))
+    check(model.retire_items([104]))
+    check(model.fit_more(more(first=5000), epochs=2, learning_rate=0.1))
+    model.save(tmp_path / "model")
+    check(regard.load(tmp_path / "model"))
+
+
+def test_without_many_items_or_with_allowed_ones_no_8_bit_copy_is_made(fitted, monkeypatch):
+    fitted.recommend([[101, 102]], k=2)
+    monkeypatch.setattr("regard.sequence_model._QUANTIZED", 1)
+    fitted.recommend([[101, 102]], k=2, allow_items=[103, 104])
+    assert fitted._quantized is None

@@ -111,6 +111,8 @@ def everything():
         found |= zip([f"sampled {kind}", f"dh {kind}", f"ditems {kind}"], results, strict=True)
     deny = Ragged.from_lists([rng.integers(0, 2300, 9) for _ in range(1100)], np.int32)
     found |= zip(["items", "scores"], ops.topk(h, items, 10, None, deny), strict=True)
+    found["8-bit"] = ops.quantize_items(items)
+    found |= zip(["q items", "q scores"], ops.topk(h, items, 10, None, deny, quantized=found["8-bit"]), strict=True)
     found |= zip(["above", "equal"], ops.rank_counts(h, items, deny, deny), strict=True)
 
     x, weight, bias, dy = normal(2000, 30), normal(70, 30), normal(70), normal(2000, 70)

@@ -1,4 +1,4 @@
-// What streams items past query rows: losses against sampled items, top-k, rank counts.
+// Losses against sampled items.
 #include <cmath>
 #include <limits>
 
@@ -75,25 +75,6 @@ void sampled(const regard_sampled_loss& a, double* loss) {
   });
 }
 
-// Lists with every row sorted, as the kernels want them.
-std::vector<int32_t> sorted_rows(const int64_t* offsets, const int32_t* ids, int64_t n) {
-  std::vector<int32_t> sorted(ids, ids + offsets[n]);
-  for (int64_t i = 0; i < n; ++i) {
-    const auto begin = sorted.begin() + offsets[i], end = sorted.begin() + offsets[i + 1];
-    if (!std::is_sorted(begin, end)) std::sort(begin, end);
-  }
-  return sorted;
-}
-
-void check_catalogue(const float* h, const float* items, int64_t n, int64_t n_items, int64_t dim) {
-  regard::at_least(n, 0, "n");
-  regard::at_least(n_items, 1, "n_items");
-  regard::at_least(dim, 1, "dim");
-  require(h, "h", n);
-  require(items, "item_vectors");
-  if (n_items > INT32_MAX) invalid("n_items", "below 2^31", std::to_string(n_items));
-}
-
 }  // namespace
 
 extern "C" {
@@ -121,59 +102,6 @@ regard_status regard_sampled_loss_value_and_grad(regard_sampled_loss* a) {
     sampled(*a, loss.data());
     for (const double value : loss) a->loss += value;
     a->loss /= static_cast<double>(a->n);
-  });
-}
-
-regard_status regard_topk(const regard_topk_args* a) {
-  return guarded([&] {
-    require(a, "args");
-    regard::at_least(static_cast<int64_t>(a->struct_size), static_cast<int64_t>(sizeof *a), "struct_size");
-    check_catalogue(a->h, a->item_vectors, a->n, a->n_items, a->dim);
-    regard::at_least(a->k, 1, "k");
-    require(a->items, "items", a->n);
-    require(a->scores, "scores", a->n);
-    TopK args{a->h, a->item_vectors, a->n_items, a->dim, a->k, nullptr, nullptr, nullptr, nullptr, a->items, a->scores};
-    std::vector<int32_t> allow, deny;
-    if (a->allow_offsets != nullptr) {
-      check_offsets(a->allow_offsets, a->n, "allow_offsets");
-      check_ids(a->allow, a->allow_offsets[a->n], a->n_items, "allow");
-      allow = sorted_rows(a->allow_offsets, a->allow, a->n);
-      args.allow_at = a->allow_offsets, args.allow = allow.data();
-    }
-    if (a->deny_offsets != nullptr) {
-      check_offsets(a->deny_offsets, a->n, "deny_offsets");
-      check_ids(a->deny, a->deny_offsets[a->n], a->n_items, "deny");
-      deny = sorted_rows(a->deny_offsets, a->deny, a->n);
-      args.deny_at = a->deny_offsets, args.deny = deny.data();
-    }
-    const Kernels& use = kernels();
-    Parts(a->n, 1024, kRowBlock).each([&](int64_t, int64_t begin, int64_t end) {
-      use.topk(args, begin, end, thread_scratch(catalogue_scratch(a->dim, 0)));
-    });
-  });
-}
-
-regard_status regard_rank_counts(const float* h, const float* item_vectors, int64_t n, int64_t n_items, int64_t dim,
-                                 const int64_t* target_offsets, const int32_t* targets, const int64_t* deny_offsets,
-                                 const int32_t* deny, int64_t* above, int64_t* equal) {
-  return guarded([&] {
-    check_catalogue(h, item_vectors, n, n_items, dim);
-    check_offsets(target_offsets, n, "target_offsets");
-    check_ids(targets, target_offsets[n], n_items, "targets");
-    require(above, "above", target_offsets[n]);
-    require(equal, "equal", target_offsets[n]);
-    RankCounts args{h, item_vectors, n_items, dim, target_offsets, nullptr, targets, nullptr, above, equal};
-    std::vector<int32_t> sorted;
-    if (deny_offsets != nullptr) {
-      check_offsets(deny_offsets, n, "deny_offsets");
-      check_ids(deny, deny_offsets[n], n_items, "deny");
-      sorted = sorted_rows(deny_offsets, deny, n);
-      args.deny_at = deny_offsets, args.deny = sorted.data();
-    }
-    const Kernels& use = kernels();
-    Parts(n, 1024, kRowBlock).each([&](int64_t, int64_t begin, int64_t end) {
-      use.rank_counts(args, begin, end, thread_scratch(catalogue_scratch(dim, 0)));
-    });
   });
 }
 

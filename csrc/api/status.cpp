@@ -52,6 +52,15 @@ void check_ids(const int32_t* ids, int64_t n, int64_t n_ids, const char* name) {
               std::to_string(ids[i]) + " at place " + std::to_string(i));
 }
 
+void check_catalogue(const float* h, const float* item_vectors, int64_t n, int64_t n_items, int64_t dim) {
+  at_least(n, 0, "n");
+  at_least(n_items, 1, "n_items");
+  at_least(dim, 1, "dim");
+  require(h, "h", n);
+  require(item_vectors, "item_vectors");
+  if (n_items > INT32_MAX) invalid("n_items", "below 2^31", std::to_string(n_items));
+}
+
 Dropout make_dropout(const regard_dropout& d) {
   if (!(d.p >= 0.0 && d.p < 1.0)) invalid("dropout", "a rate from 0 to below 1", std::to_string(d.p));
   const uint64_t key = mix(mix(mix(d.seed) ^ d.step) ^ d.site);

@@ -34,6 +34,10 @@ constexpr const char* type_name<double>() {
   return "float64";
 }
 template <>
+constexpr const char* type_name<uint8_t>() {
+  return "uint8";
+}
+template <>
 constexpr const char* type_name<int32_t>() {
   return "int32";
 }
@@ -86,6 +90,7 @@ void call(F&& function) {
 void bind_runtime(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_catalogue(py::module_& m);
+void bind_topk(py::module_& m);
 void bind_layers(py::module_& m);
 void bind_optimizer(py::module_& m);
 

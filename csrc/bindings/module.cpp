@@ -89,6 +89,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   regard::bind_runtime(m);
   regard::bind_attention(m);
   regard::bind_catalogue(m);
+  regard::bind_topk(m);
   regard::bind_layers(m);
   regard::bind_optimizer(m);
 }

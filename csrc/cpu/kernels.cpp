@@ -11,8 +11,10 @@
 #include "cpu/linear.h"
 #include "cpu/norm.h"
 #include "cpu/optimizer.h"
+#include "cpu/quantized.h"
 #include "cpu/sampled.h"
 #include "cpu/topk.h"
+#include "cpu/topk_quantized.h"
 
 namespace regard {
 namespace REGARD_ISA_ID {
@@ -29,6 +31,8 @@ const Kernels table = {
     {cross_entropy_pass<Float32Form>(), cross_entropy_pass<Float32Form>(), cross_entropy_pass<Float32Form>()},
     sampled_loss,
     topk,
+    topk_quantized,
+    quantize_items,
     rank_counts,
     linear_forward,
     linear_backward,

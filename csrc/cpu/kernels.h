@@ -17,6 +17,9 @@ constexpr int64_t kKeyBlock = 128;     // keys per block of the attention backwa
 constexpr int64_t kPieceRows = 64;     // rows and items that the one-pass cross-entropy takes at a time,
 constexpr int64_t kPieceItems = 256;   // and the most pieces of rows in one of its blocks
 constexpr int64_t kMaxPieces = 16;
+constexpr int64_t kQuantizedPanels = 16;  // panels in a block of the 8-bit item table
+constexpr int64_t kQuantizedDim = 16384;  // above it a 32-bit sum could overflow
+constexpr int64_t kQuantizedSlice = 256;  // elements of a vector that are quantised at a time
 
 struct Dropout {  // keep with probability 1 - p; see cpu/dropout.h. threshold = p * 2^32, scale = 1 / (1 - p)
   uint32_t threshold;
@@ -95,6 +98,7 @@ struct TopK {
   const int32_t *allow, *deny;        // sorted within a row
   int32_t* out_items;                 // (n, k)
   float* out_scores;
+  const uint8_t* quantized;  // the items as 8-bit blocks, or null; see cpu/quantized.h
 };
 
 struct RankCounts {
@@ -162,6 +166,9 @@ struct Kernels {
   void (*sampled_loss)(const Sampled&, int64_t row_begin, int64_t row_end, float* dnegatives, float* scratch);
 
   void (*topk)(const TopK&, int64_t row_begin, int64_t row_end, float* scratch);
+  void (*topk_quantized)(const TopK&, int64_t row_begin, int64_t row_end, float* scratch);  // without allow lists
+  void (*quantize_items)(const float* items, int64_t n_items, int64_t dim, uint8_t* table, int64_t block_begin,
+                         int64_t block_end);
   void (*rank_counts)(const RankCounts&, int64_t row_begin, int64_t row_end, float* scratch);
 
   void (*linear_forward)(const Linear&, int64_t row_begin, int64_t row_end);
@@ -192,6 +199,11 @@ struct Kernels {
   void (*adam)(const AdamStep&, float* weight, const float* grad, float* m, float* v, int64_t n);
   double (*sum_squares)(const float* x, int64_t begin, int64_t end);
 };
+
+// Bytes of a block of the 8-bit item table.
+static inline int64_t quantized_block(int64_t dim) {
+  return kQuantizedPanels * ((dim + 3) / 4 * 4 * kPanel + 3 * static_cast<int64_t>(sizeof(float)));
+}
 
 // Floats of scratch memory.
 inline int64_t attention_scratch(int64_t dim, int64_t longest) {

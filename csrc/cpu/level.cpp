@@ -2,6 +2,10 @@
 #include "cpu/cross_entropy_pass.h"
 #include "cpu/kernels.h"
 
+#if !defined(__AVX512BF16__)
+#include "cpu/topk_quantized.h"
+#endif
+
 namespace regard {
 namespace REGARD_ISA_ID {
 
@@ -14,6 +18,9 @@ void extend(Kernels& table) {
 #elif defined(__AVX512BF16__)  // one product in float32 costs less than three in bfloat16
   table.cross_entropy[kHigh] = cross_entropy_pass<Bf16Form<kFloat32Scores>>();
   table.cross_entropy[kMedium] = cross_entropy_pass<Bf16Form<kPlainScores>>();
+#endif
+#if !defined(__AVX512BF16__)
+  table.topk_quantized = topk_quantized;  // the levels above keep this one
 #endif
 }
 

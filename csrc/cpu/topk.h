@@ -1,77 +1,12 @@
 // The k best items of each query, and the number of items above a target: the catalogue streams past a block of
 // queries.
 //
-// Order: higher score first, then lower item. Items are met in rising order, so an equal score never replaces. A NaN
-// score is never chosen and never counted; a target with a NaN score has all items above it.
+// A NaN score is never chosen and never counted; a target with a NaN score has all items above it.
 #pragma once
-#include "cpu/tile.h"
+#include "cpu/best.h"
 
 namespace regard {
 namespace REGARD_ISA_ID {
-
-namespace {
-struct Best {  // a binary heap in the row's output, the worst kept item on top
-  int32_t* items;
-  float* scores;
-  int64_t n, k;
-
-  bool worse(int64_t a, int64_t b) const {
-    return scores[a] < scores[b] || (scores[a] == scores[b] && items[a] > items[b]);
-  }
-  void swap(int64_t a, int64_t b) {
-    const int32_t item = items[a];
-    const float score = scores[a];
-    items[a] = items[b], scores[a] = scores[b];
-    items[b] = item, scores[b] = score;
-  }
-  void sink(int64_t i, int64_t end) {
-    for (int64_t child = 2 * i + 1; child < end; i = child, child = 2 * i + 1) {
-      if (child + 1 < end && worse(child + 1, child)) ++child;
-      if (!worse(child, i)) return;
-      swap(i, child);
-    }
-  }
-  float least() const { return n < k ? -INFINITY : scores[0]; }
-  void push(int32_t item, float score) {
-    if (n < k) {
-      int64_t i = n++;
-      items[i] = item, scores[i] = score;
-      for (; i > 0 && worse(i, (i - 1) / 2); i = (i - 1) / 2) swap(i, (i - 1) / 2);
-    } else if (score > scores[0]) {
-      items[0] = item, scores[0] = score;
-      sink(0, n);
-    }
-  }
-  void finish() {  // best first; -1 and -inf where fewer than k were found
-    for (int64_t end = n - 1; end > 0; --end) {
-      swap(0, end);
-      sink(0, end);
-    }
-    for (; n < k; ++n) items[n] = -1, scores[n] = -INFINITY;
-  }
-};
-}  // namespace
-
-static inline bool contains(const int32_t* sorted, int64_t n, int32_t item) {
-  int64_t low = 0;
-  for (int64_t high = n; low < high;) {
-    const int64_t middle = (low + high) / 2;
-    if (sorted[middle] < item)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low < n && sorted[low] == item;
-}
-
-// Scores of one query against a list of items, 16 at a time.
-static inline void score_list(const float* h, const float* items, int64_t dim, const int32_t* list, int64_t n,
-                              float* rows, float* panel, float* out) {
-  for (int64_t r = 0; r < n; ++r)
-    memcpy(rows + r * dim, items + list[r] * dim, static_cast<size_t>(dim) * sizeof(float));
-  pack_panels(rows, dim, n, dim, panel);
-  multiply(1, PANEL, dim, {h, dim, 1}, panels_of(panel, dim), out, PANEL, kFresh);
-}
 
 static void topk(const TopK& a, int64_t row_begin, int64_t row_end, float* scratch) {
   float* panels = scratch;

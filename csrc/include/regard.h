@@ -81,11 +81,21 @@ typedef struct regard_topk_args {
   const int32_t* allow;         /* item numbers in any order */
   const int64_t* deny_offsets;  /* (n + 1) or NULL */
   const int32_t* deny;
-  int32_t* items; /* (n, k) */
-  float* scores;  /* (n, k) */
+  int32_t* items;        /* (n, k) */
+  float* scores;         /* (n, k) */
+  const void* quantized; /* what regard_quantize_items made of item_vectors, or NULL: only speed depends on it.
+                            A struct_size that ends before it is accepted. */
 } regard_topk_args;
 
 REGARD_API regard_status regard_topk(const regard_topk_args* args);
+
+/* An 8-bit copy of the item vectors with bounds of its error: regard_topk reads it in their place, and the vectors of
+ * the few items that may be among the best. The answer is the same to the bit. It must be made again when the vectors
+ * change. dim is at most 16384. */
+REGARD_API regard_status regard_quantized_size(int64_t n_items, int64_t dim, size_t* bytes);
+/* quantized: that many bytes, aligned at 4; 64 is faster. */
+REGARD_API regard_status regard_quantize_items(const float* item_vectors, int64_t n_items, int64_t dim,
+                                               void* quantized);
 
 #ifdef __cplusplus
 }

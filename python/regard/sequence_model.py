@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Initial = tuple[tuple[int, ...], float | None]  # shape; standard deviation of the normal distribution, None: all 1
 _ROWS = 512  # of a weight drawn together
 _FLOATS = 1 << 18  # of an array while encoding: larger ones leave the caches
+_QUANTIZED = 1024  # items from which an 8-bit copy of them pays
 
 
 class SequenceModel(Recommender):
@@ -53,6 +54,7 @@ class SequenceModel(Recommender):
     history_: list[dict[str, Any]]
     best_epoch_: int
     interrupted_: bool
+    _quantized: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None  # item vectors, and their 8-bit copy
 
     # ---- for subclasses -----------------------------------------------------------------------------------------
 
@@ -152,7 +154,7 @@ class SequenceModel(Recommender):
     ) -> None:
         def ndcg(params: Parameters) -> float:
             assert holdout is not None
-            self.params_ = params
+            self.params_, self._quantized = params, None  # trained in place: the same array, other vectors
             return evaluate(self, holdout, k=10, coverage=False)["ndcg@10"]
 
         kept = None
@@ -170,7 +172,7 @@ class SequenceModel(Recommender):
             checkpoint=kept,
         )
         self.params_, self.history_, self.best_epoch_ = outcome.params, outcome.history, outcome.best_epoch
-        self.interrupted_ = outcome.interrupted
+        self.interrupted_, self._quantized = outcome.interrupted, None
 
     def _facts(self) -> list[tuple[str, Any]]:
         if not hasattr(self, "history_"):
@@ -380,7 +382,16 @@ class SequenceModel(Recommender):
     def _top_k(
         self, histories: Ragged, k: int, allow: Ragged | None, deny: Ragged | None
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        return ops.topk(self._encode(histories), self.params_[self._tables[1]], k, allow, deny)
+        items = self.params_[self._tables[1]]
+        quantized = self._quantized_items(items) if allow is None and len(items) >= _QUANTIZED else None
+        return ops.topk(self._encode(histories), items, k, allow, deny, quantized=quantized)
+
+    def _quantized_items(self, items: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Made once for an array: a catalogue that changes is a new one. Two threads may both make it."""
+        kept = self._quantized
+        if kept is None or kept[0] is not items:
+            self._quantized = kept = items, ops.quantize_items(items)
+        return kept[1]
 
     def _ranks(self, histories: Ragged, targets: Ragged, deny: Ragged | None) -> NDArray[np.float64]:
         above, equal = ops.rank_counts(self._encode(histories), self.params_[self._tables[1]], targets, deny)

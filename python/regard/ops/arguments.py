@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Bytes = NDArray[np.uint8]
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
     Ints = NDArray[np.int32]

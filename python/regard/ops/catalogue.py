@@ -11,8 +11,10 @@ from regard.ops.arguments import Precision, SampledLoss, choice, shape_of
 from regard.workspace import NEW, Workspace
 
 if TYPE_CHECKING:
-    from regard.ops.arguments import Doubles, Floats, Ints, Offsets
+    from regard.ops.arguments import Bytes, Doubles, Floats, Ints, Offsets
     from regard.ragged import Ragged
+
+_CACHE_LINE = 64
 
 
 _PRECISIONS = {"highest": 0, "high": 1, "medium": 2}
@@ -160,8 +162,39 @@ def sampled_loss_value_and_grad(
     return value, dh, ditem_vectors
 
 
+def quantize_items(item_vectors: Floats) -> Bytes:
+    """An 8-bit copy of the item vectors, with bounds of its error: `topk` reads it in their place.
+
+    Parameters
+    ----------
+    item_vectors : (n_items, dim) float32, dim at most 16,384
+
+    Returns
+    -------
+    quantized : (n_blocks, n_bytes) uint8
+        A row is 256 items: 65 bytes each where dim is 64. It is worth nothing once the vectors have changed.
+
+    Notes
+    -----
+    Sixteen items share one scale. For them the longest item and the longest difference from its copy are kept: by
+    Cauchy and Schwarz these bound how far a score of the copy can be from that of the item.
+    """
+    n_blocks, n_bytes = _core.quantized_shape(*shape_of("item_vectors", item_vectors, 2))
+    memory = np.empty(n_blocks * n_bytes + _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    quantized = memory[start : start + n_blocks * n_bytes].reshape(n_blocks, n_bytes)
+    _core.quantize_items(item_vectors, quantized)
+    return quantized
+
+
 def topk(
-    h: Floats, item_vectors: Floats, k: int, allow: Ragged | None = None, deny: Ragged | None = None
+    h: Floats,
+    item_vectors: Floats,
+    k: int,
+    allow: Ragged | None = None,
+    deny: Ragged | None = None,
+    *,
+    quantized: Bytes | None = None,
 ) -> tuple[Ints, Floats]:
     """The k items with the highest ``h[i]·item_vectors[v]``, best first, equal scores by lower row. Exact.
 
@@ -172,6 +205,10 @@ def topk(
     k : int, at least 1; may exceed the number of items
     allow, deny : Ragged of int32 rows, one list per query, optional
         Only these, never these. An empty allow list allows nothing.
+    quantized : uint8, optional
+        What `quantize_items` made of these ``item_vectors``. Items that cannot be among the k best are then told by
+        their 8-bit copies, and only the others are looked at: a fifth to a tenth of the time, the same answer to the
+        bit. Not used where ``allow`` is given.
 
     Returns
     -------
@@ -182,7 +219,7 @@ def topk(
         raise ValueError(f"k: expected at least 1, got {k}")
     shape = (shape_of("h", h, 2)[0], k)
     items, scores = np.empty(shape, np.int32), np.empty(shape, np.float32)
-    _core.topk(h, item_vectors, k, *_lists(allow), *_lists(deny), items, scores)
+    _core.topk(h, item_vectors, k, *_lists(allow), *_lists(deny), items, scores, quantized)
     return items, scores
 
 
