@@ -23,7 +23,7 @@ def test_the_fewer_events_an_item_has_the_more_dropout():
     assert rates == [0.1, 0.2, 0.5]
 
 
-def test_the_fast_preset_trains_fewer_epochs():
+def test_the_fast_preset_goes_through_long_histories_less_often():
     some = data(20, 60, 100)
     assert recipe(some, "fast")["epochs"] < recipe(some, "best")["epochs"]
 

@@ -73,7 +73,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset",
         choices=PRESETS,
-        help="settings that follow from the data: best, or fast for about half the time; file and flags go before them",
+        help="settings that follow from the data, best or fast; --config and flags go before them",
     )
     for name, parameter in parameters().items():
         default = "none" if parameter.default is None else str(parameter.default).lower()
