@@ -49,7 +49,8 @@ def shape_of(name: str, array: Any, dimensions: int) -> tuple[int, ...]:
         raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
     if array.ndim != dimensions:
         raise ValueError(f"{name}: expected {dimensions} dimensions, got shape {array.shape}")
-    return array.shape
+    shape: tuple[int, ...] = array.shape
+    return shape
 
 
 def flat(name: str, array: Any) -> NDArray[Any]:
