@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -14,10 +15,15 @@
 #include <mutex>
 #include <new>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 namespace regard {
 namespace {
+
+// A thread that waits looks for so long before it sleeps: to wake it takes about as long. In training one job follows
+// the other within this time.
+constexpr std::chrono::microseconds kLookout{50};
 
 constexpr size_t kStackBytes = size_t{1} << 20;  // kernels keep register tiles on the stack; musl's default is small
 
@@ -56,15 +62,26 @@ class Pool {
     }
     job_ = &job;
     wanted_ = std::min(helpers, static_cast<int>(threads_.size()));
+    const bool some_sleep = sleeping_ > 0;
+    ++jobs_;
     lock.unlock();
-    start_.notify_all();
+    if (some_sleep) start_.notify_all();
     job.work();
     lock.lock();
-    job_ = nullptr;  // late sleepers find nothing to do
+    job_ = nullptr;  // who comes late finds nothing to do
+    lock.unlock();
+    look_out([this] { return active_ == 0; });
+    lock.lock();
     done_.wait(lock, [this] { return active_ == 0; });
   }
 
  private:
+  template <class F>
+  static void look_out(F&& happened) {
+    const auto end = std::chrono::steady_clock::now() + kLookout;
+    while (!happened() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  }
+
   bool add_thread() {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
@@ -86,7 +103,9 @@ class Pool {
   std::vector<pthread_t> threads_;
   Job* job_ = nullptr;
   int wanted_ = 0;  // helpers that may still join the job
-  int active_ = 0;
+  int sleeping_ = 0;
+  std::atomic<int> active_{0};
+  std::atomic<int64_t> jobs_{0};  // begun so far
   bool stopping_ = false;
 };
 
@@ -96,15 +115,22 @@ void Pool::loop() {
   inside = true;
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
-    start_.wait(lock, [this] { return stopping_ || (job_ != nullptr && wanted_ > 0); });
+    const auto called = [this] { return stopping_ || (job_ != nullptr && wanted_ > 0); };
+    ++sleeping_;
+    start_.wait(lock, called);
+    --sleeping_;
     if (stopping_) return;
     Job* job = job_;
     --wanted_;
     ++active_;
     lock.unlock();
+    const int64_t jobs = jobs_;
     job->work();
     lock.lock();
     if (--active_ == 0) done_.notify_all();
+    lock.unlock();
+    look_out([this, jobs] { return jobs_ != jobs; });
+    lock.lock();
   }
 }
 

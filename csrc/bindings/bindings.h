@@ -48,13 +48,21 @@ constexpr const char* type_name<int64_t>() {
 }  // namespace detail
 
 template <class T>
+bool is_array_of(const py::object& object) {
+  if (!py::isinstance<py::array>(object)) return false;
+  const py::dtype type = py::reinterpret_borrow<py::array>(object).dtype();
+  if (type.num() == py::dtype::num_of<T>() && type.byteorder() == '=') return true;
+  return py::isinstance<py::array_t<T>>(object);  // slower, and knows that long and long long may be the same
+}
+
+template <class T>
 const T* in(const py::object& object, const char* name, const Shape& shape) {
-  const bool right = py::isinstance<py::array>(object) && py::isinstance<py::array_t<T>>(object);
+  const bool right = is_array_of<T>(object);
   return static_cast<const T*>(detail::checked(object, name, detail::type_name<T>(), right, shape, false));
 }
 template <class T>
 T* out(const py::object& object, const char* name, const Shape& shape) {
-  const bool right = py::isinstance<py::array>(object) && py::isinstance<py::array_t<T>>(object);
+  const bool right = is_array_of<T>(object);
   return static_cast<T*>(const_cast<void*>(detail::checked(object, name, detail::type_name<T>(), right, shape, true)));
 }
 template <class T>

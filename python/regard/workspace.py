@@ -39,15 +39,13 @@ class Workspace:
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """An array with undefined contents."""
-        kind = np.dtype(dtype)
-        size = math.prod(shape) * kind.itemsize
-        step = -(-size // _ALIGNMENT) * _ALIGNMENT
+        step = -(-math.prod(shape) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
+        start = self._used
         self._wanted += step
-        if self._used + step > len(self._block):  # does not fit this time: plain memory now, a larger block next time
-            return np.empty(shape, kind)
-        piece = self._block[self._used : self._used + size]
-        self._used += step
-        return piece.view(kind).reshape(shape)
+        if start + step > len(self._block):  # does not fit this time: plain memory now, a larger block next time
+            return np.empty(shape, dtype)
+        self._used = start + step
+        return np.ndarray(shape, dtype, self._block, start)
 
     def zeros(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """An array of zeros."""

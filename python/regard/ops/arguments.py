@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
     Offsets = NDArray[np.int64]
 
+T = TypeVar("T")
 Align = Literal["end", "start"]
 Activation = Literal["relu", "gelu", "silu", "sigmoid"] | None
 Precision = Literal["highest", "high", "medium"]
@@ -49,7 +50,8 @@ def shape_of(name: str, array: Any, dimensions: int) -> tuple[int, ...]:
         raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
     if array.ndim != dimensions:
         raise ValueError(f"{name}: expected {dimensions} dimensions, got shape {array.shape}")
-    return tuple(array.shape)
+    shape: tuple[int, ...] = array.shape
+    return shape
 
 
 def flat(name: str, array: Any) -> NDArray[Any]:
@@ -61,7 +63,7 @@ def flat(name: str, array: Any) -> NDArray[Any]:
     return array.reshape(-1)
 
 
-def choice(name: str, value: str | None, allowed: Mapping[Any, int]) -> int:
+def choice(name: str, value: str | None, allowed: Mapping[Any, T]) -> T:
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
     return allowed[value]

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from regard.ops.arguments import Doubles, Floats, Offsets
 
 
-def _align_start(value: str) -> bool:
-    return choice("causal_align", value, {"end": 0, "start": 1}) == 1
+_ALIGN = {"end": False, "start": True}
 
 
 def _scale(softmax_scale: float | None, q: Floats) -> float:
@@ -77,7 +76,7 @@ def attention_forward(
     shape = shape_of("q", q, 3)
     out = workspace.empty(shape) if out is None else out
     lse = workspace.empty(shape[:2], np.float64)
-    how = (_scale(softmax_scale, q), causal, _align_start(causal_align), bias)
+    how = (_scale(softmax_scale, q), causal, choice("causal_align", causal_align, _ALIGN), bias)
     _core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, *how, dropout, None, out, lse)
     return out, lse
 
@@ -114,10 +113,11 @@ def attention_backward(
     dq, dk, dv, dbias
         Shaped as ``q``, ``k``, ``v``, ``bias``; ``dbias`` is None without a bias.
     """
-    dq, dk, dv = (workspace.empty(shape_of(name, x, 3)) for name, x in (("q", q), ("k", k), ("v", v)))
+    shape, k_shape = shape_of("q", q, 3), shape_of("k", k, 3)
+    dq, dk, dv = workspace.empty(shape), workspace.empty(k_shape), workspace.empty(k_shape)
     if bias is not None and dbias is None:
         dbias = workspace.zeros(shape_of("bias", bias, 2))
-    how = (_scale(softmax_scale, q), causal, _align_start(causal_align), bias)
+    how = (_scale(softmax_scale, q), causal, choice("causal_align", causal_align, _ALIGN), bias)
     _core.attention_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, *how, dropout, dq, dk, dv, dbias)
     return dq, dk, dv, dbias
 
@@ -143,7 +143,7 @@ def attention_weights(
     n_q, n_k = np.diff(cu_seqlens_q), np.diff(cu_seqlens_k)
     weights = np.zeros(int((n_q * n_k).sum()) * heads, np.float32)
     out, lse = np.empty_like(q), np.empty(q.shape[:2], np.float64)
-    how = (_scale(softmax_scale, q), causal, _align_start(causal_align), bias)
+    how = (_scale(softmax_scale, q), causal, choice("causal_align", causal_align, _ALIGN), bias)
     _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, None, weights, out, lse)
     ends = np.cumsum(n_q * n_k * heads)
     shapes = zip(n_q.tolist(), n_k.tolist(), strict=True)
