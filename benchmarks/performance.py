@@ -41,6 +41,7 @@ SUBJECTS = ("limits", "attention", "cross_entropy", "topk", "embedding", "traini
 PACKAGES = {"regard": "regard", "numpy": "numpy", "torch": "torch", "faiss": "faiss-cpu", "implicit": "implicit"}
 SAMPLE = 0.02  # seconds of calls in a row that count as one sample of a short call
 BUDGET = 6.0  # seconds for the rounds of a case, of which there are 3 at least and 25 at most
+MOST_KEPT_MB = 1024
 
 
 class Contest:
@@ -94,8 +95,7 @@ class Contest:
                 taken = worker.ask(do="time", contender=name, calls=calls[name])
                 times[name].append(taken["seconds"] * 1e3)
                 faults[name] = taken["faults"]
-        for worker in set(workers.values()):
-            worker.ask(do="drop")
+        self.drop(set(workers.values()))
         table = {
             name: {
                 "ms": statistics.median(times[name]),
@@ -116,6 +116,12 @@ class Contest:
             "date": datetime.date.today().isoformat(),
             "contenders": table,
         }
+
+    def drop(self, workers: set[Worker]) -> None:
+        """Forget the case. A process that does not give its memory back (a tuned one never does) is ended."""
+        for key, worker in list(self.workers.items()):
+            if worker in workers and worker.ask(do="drop")["mb"] > MOST_KEPT_MB:
+                self.workers.pop(key).close()
 
     def memory(self, name: str, line: Memory, subject: Subject) -> dict[str, Any]:
         """In a process that has done nothing else."""

@@ -151,7 +151,7 @@ def subject(quick: bool) -> Subject:
     one = case("cross-entropy", *small, ALL)
     fit = peers((16, 64), dense=True)
     two = case("cross-entropy, large, 2 threads", *large, (HIGHEST, HIGH, MEDIUM, *fit), threads=2)
-    million = case("cross-entropy, a million items", *((10, 900) if quick else (1_024, 1_000_000)), (HIGH,))
+    million = case("cross-entropy, a million items", *((10, 900) if quick else (256, 1_000_000)), (HIGH,))
     work, big = "cross-entropy, N 25,600, V 3,416", "cross-entropy, N 6,400, V 54,542, 2 threads"
     dense, plain, tuned = "dense torch", "best of chunked torch", "best of chunked torch, tuned too"
     table = rows(

@@ -132,7 +132,7 @@ def serve() -> None:
             reply = memory(request)
         else:
             calls.clear()
-            reply = {}
+            reply = {"mb": status_mb("VmRSS")}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
