@@ -7,28 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regard.nn.losses import Loss, SparseCategoricalCrossentropy, like_prediction, same_rank
+from regard.nn.losses import like_prediction, same_rank
 from regard.nn.tape import Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-    Metric = Callable[[Array, Array, Loss], Array]
+    Metric = Callable[[Array, Array], Array]
 
 
-def accuracy(target: Array, prediction: Array, loss: Loss) -> Array:
-    """Whether each place is right: the largest of several outputs, or one output above 0.5 (0 for logits)."""
-    if prediction.shape[-1] > 1 and isinstance(loss, SparseCategoricalCrossentropy):
-        return np.asarray(same_rank(target, prediction.shape[:-1]) == prediction.argmax(axis=-1))
-    t = like_prediction(target, prediction.shape)
-    if prediction.shape[-1] > 1 and loss.name == "categorical_crossentropy":
-        return np.asarray(t.argmax(axis=-1) == prediction.argmax(axis=-1))
-    threshold = 0.0 if getattr(loss, "from_logits", False) else 0.5
-    return np.asarray(((prediction > threshold) == t).mean(axis=-1))
+def accuracy(target: Array, prediction: Array) -> Array:
+    """Whether each place is right, chosen by shape as in Keras.
+
+    One output: above 0.5 where the target is 1. Several: the largest is the class, or the place of the target's 1.
+    """
+    if prediction.shape[-1] == 1:
+        return np.asarray(((prediction > 0.5) == like_prediction(target, prediction.shape)).mean(axis=-1))
+    classes = same_rank(target, prediction.shape[:-1])
+    if classes.ndim == prediction.ndim:
+        classes = like_prediction(target, prediction.shape).argmax(axis=-1)
+    return np.asarray(classes == prediction.argmax(axis=-1))
 
 
-def mae(target: Array, prediction: Array, loss: Loss) -> Array:
+def mae(target: Array, prediction: Array) -> Array:
     """Absolute error of each place."""
     return np.asarray(np.abs(prediction - like_prediction(target, prediction.shape)).mean(axis=-1))
 
@@ -44,11 +46,11 @@ def check(names: list[str]) -> list[str]:
     return list(names)
 
 
-def sums(names: list[str], target: Array, prediction: Tensor, loss: Loss) -> dict[str, tuple[float, float]]:
+def sums(names: list[str], target: Array, prediction: Tensor) -> dict[str, tuple[float, float]]:
     """Of each metric the sum over the places that are not masked, and their number."""
     found = {}
     for name in names:
-        values = np.asarray(METRICS[name](target, np.atleast_1d(prediction.data), loss), np.float64)
+        values = np.asarray(METRICS[name](target, np.atleast_1d(prediction.data)), np.float64)
         kept = values if prediction.mask is None else values[prediction.mask]
         found[name] = (float(kept.sum()), float(kept.size))
     return found

@@ -157,11 +157,11 @@ class Model(Layer):
         if not weights:
             raise RuntimeError(f"{self.name}: nothing to train: no layer has a weight that is trainable")
         optimizer.apply(tape.gradient(value, weights), weights)
-        self._count(float(value), y, prediction, loss, totals)
+        self._count(float(value), y, prediction, totals)
 
-    def _count(self, value: float, y: Array, prediction: Tensor, loss: Loss, totals: dict[str, list[float]]) -> None:
+    def _count(self, value: float, y: Array, prediction: Tensor, totals: dict[str, list[float]]) -> None:
         parts = {"loss": (value * len(y), float(len(y)))}
-        for name, (total, count) in (parts | known_metrics.sums(self.metrics, y, prediction, loss)).items():
+        for name, (total, count) in (parts | known_metrics.sums(self.metrics, y, prediction)).items():
             so_far = totals.setdefault(name, [0.0, 0.0])
             so_far[0] += total
             so_far[1] += count
@@ -172,7 +172,7 @@ class Model(Layer):
         for start in range(0, _length("x", x), batch_size):
             rows = slice(start, start + batch_size)
             prediction = _one_output(self(_take(x, rows), training=False))
-            self._count(float(loss(y[rows], prediction)), y[rows], prediction, loss, totals)
+            self._count(float(loss(y[rows], prediction)), y[rows], prediction, totals)
         return {name: total / max(count, 1) for name, (total, count) in totals.items()}
 
     def evaluate(
