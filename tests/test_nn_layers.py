@@ -117,7 +117,7 @@ def test_attention_is_its_formula(shape, mode, causal, rng):
     arrays = [normal(rng, 2, n_q, 3), normal(rng, 2, n_k, 7), normal(rng, 2, n_k, 3)]
     visible = np.tri(n_q, n_k) if causal else np.ones(shape)
     layer, scores = {
-        "dot": (nn.Attention(), lambda: dot()),
+        "dot": (nn.Attention(), dot),
         "scale": (nn.Attention(use_scale=True), dot),
         "concat": (nn.Attention(score_mode="concat"), additive),
         "scaled concat": (nn.Attention(True, "concat"), lambda scale, weight: additive(weight, scale)),
@@ -139,8 +139,7 @@ def test_multi_head_attention_is_its_formula(value_dim, pairs, rng):
 
     def formula(x, value, wq, bq, wk, bk, wv, bv, wo, bo):
         q, k, v = (
-            np.einsum("nid,dhk->nhik", a, w) + b[:, None]
-            for a, w, b in ((x, wq, bq), (value, wk, bk), (value, wv, bv))
+            np.einsum("nid,dhk->nhik", a, w) + b[:, None] for a, w, b in ((x, wq, bq), (value, wk, bk), (value, wv, bv))
         )
         weights = softmax(np.einsum("nhik,nhjk->nhij", q, k) / np.sqrt(3), visible[:, None])
         return np.einsum("nhij,nhjk,hko->nio", weights, v, wo) + bo
@@ -326,7 +325,7 @@ def test_dropout_drops_in_training_alone_and_its_gradient_is_the_same_mask(rng):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda x: nn.Attention()(x), r"expected a list \[query, value\]"),
+        (nn.Attention(), r"expected a list \[query, value\]"),
         (lambda x: nn.Attention()([x, x[:, :, :3]]), "value .*expected 4 features as in query, got 3"),
         (lambda x: nn.Attention()([x, x[:1]]), "one batch"),
         (lambda x: nn.Attention()([x[0], x[0]]), r"query: expected \(batch, length, features\), got shape \(5, 4\)"),

@@ -107,28 +107,22 @@ def load_model(path: str | os.PathLike[str], *, verify: bool = False) -> Any:
     """
     name = os.fspath(path)
     settings, tensors = _read(path, verify)
+    if settings.get("model") is None:
+        raise ValueError(
+            f"{name}: holds the weights of {settings.get('class')}, which only its own code can make again: "
+            "make it, build it, then call load_weights on it with this path"
+        )
     try:
-        if settings["model"] is None:
-            raise ValueError(
-                f"{name}: holds the weights of {settings['class']}, which only its own code can make again: "
-                "make it, build it, then call load_weights on it with this path"
-            )
-        token = FILE_SHAPES.set(frozenset(tensor.shape for tensor in tensors.values()))
-        try:
-            model = _made(settings["model"])
-            if not isinstance(model, Model):
-                raise ValueError(f"{name}: the header is damaged (class: expected a model)")
-            if not model.built:
-                model.build(_smallest(settings["model"]["input_shape"], tensors))
-        finally:
-            FILE_SHAPES.reset(token)
-        _set_weights(name, model, tensors)
+        model = _built(settings["model"], tensors)
+        _set_weights(model, tensors)
         trainable = set(settings["trainable"])
         for key, weight in model.named_weights().items():
             weight.trainable = key in trainable
         if "compile" in settings:
             _compile(model, settings["compile"])
-    except (KeyError, TypeError, AttributeError, IndexError, MemoryError) as error:
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, MemoryError) as error:
         raise ValueError(f"{name}: the header is damaged ({error!r})") from None
     return model
 
@@ -137,19 +131,36 @@ def load_weights(model: Model, path: str | os.PathLike[str]) -> None:
     """See `Model.load_weights`."""
     if not model.built:
         raise ValueError(f"{model.name}: not built yet: call it once on data, then load the weights")
-    _set_weights(os.fspath(path), model, _read(path, False)[1])
+    _, tensors = _read(path, False)
+    try:
+        _set_weights(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 
-def _set_weights(path: str, model: Model, tensors: dict[str, Array]) -> None:
+def _set_weights(model: Model, tensors: dict[str, Array]) -> None:
     weights = model.named_weights()
     for name in weights.keys() ^ tensors.keys():
-        raise ValueError(f"{path}: weight {name!r} is {'missing' if name in weights else 'not of this model'}")
+        raise ValueError(f"weight {name!r} is {'missing' if name in weights else 'not of this model'}")
     for name, weight in weights.items():
         found = tensors[name]
         if found.dtype != np.float32 or found.shape != weight.shape:
-            raise ValueError(f"{path}: {name}: expected float32 {weight.shape}, got {found.dtype} {found.shape}")
+            raise ValueError(f"{name}: expected float32 {weight.shape}, got {found.dtype} {found.shape}")
     for name, weight in weights.items():
         weight.data[...] = tensors[name]
+
+
+def _built(description: dict[str, Any], tensors: dict[str, Array]) -> Model:
+    token = FILE_SHAPES.set(frozenset(tensor.shape for tensor in tensors.values()))
+    try:
+        model = _made(description)
+        if not isinstance(model, Model):
+            raise TypeError(f"{description['class']} is no model")
+        if not model.built:
+            model.build(_smallest(description["input_shape"], tensors))
+    finally:
+        FILE_SHAPES.reset(token)
+    return model
 
 
 def _smallest(shape: list[int], tensors: dict[str, Array]) -> tuple[int, ...]:
