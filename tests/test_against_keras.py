@@ -134,7 +134,6 @@ def test_attention_scores_equal_those_of_keras(mode, causal, rng):
     how = {"use_causal_mask": causal, "return_attention_scores": True}
     out, scores = judge([query, value], mask=contiguous(*mask), **how)
     layer.build([query.shape, value.shape])
-    layer.built = True
     layer.set_weights(judge.get_weights())
     found_out, found_scores = layer([query, value], mask=mask, **how)
     close(found_out, out.detach())

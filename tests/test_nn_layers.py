@@ -95,6 +95,14 @@ def test_layer_normalization_is_its_formula(rng):
     check(nn.LayerNormalization(), formula, [normal(rng, 2, 3, 5)], rng)
 
 
+def test_a_layer_built_by_hand_keeps_its_weights_at_the_first_call(rng):
+    layer = nn.Dense(3)
+    layer.build((None, 5))
+    layer.set_weights([normal(rng, 5, 3), normal(rng, 3)])
+    x, (kernel, bias) = normal(rng, 4, 5), layer.get_weights()
+    np.testing.assert_allclose(layer(x).numpy(), x @ kernel + bias, rtol=1e-5, atol=1e-6)
+
+
 def test_embedding_is_a_row_for_each_id_and_its_gradient_their_sum(rng):
     layer, ids = nn.Embedding(5, 3, mask_zero=True), np.array([[1, 0, 4], [4, 4, 2]])
     layer(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -68,6 +69,15 @@ def initial(shape: Shape, initializer: Initializer) -> Array:
     return np.asarray(seeds.generator().uniform(-limit, limit, shape), np.float32)
 
 
+def _marking(build: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    @functools.wraps(build)
+    def marked(self: Any, input_shape: Any) -> None:
+        build(self, input_shape)
+        self.built = True
+
+    return marked
+
+
 class Layer:
     """Base of all layers and models, as ``keras.Layer``.
 
@@ -98,10 +108,16 @@ class Layer:
         self.input_shape: Any = None
         self.output_shape: Any = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "build" in vars(cls):  # also when it is called by hand: the first call must not make other weights
+            cls.build = _marking(cls.build)  # type: ignore[method-assign, assignment]
+
     # ---- to override ----
 
     def build(self, input_shape: Any) -> None:
         """Make the weights; called once, with the shape (or the list of shapes) of the first argument."""
+        self.built = True
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Compute. Without it a layer cannot be called."""
