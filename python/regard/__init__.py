@@ -9,16 +9,18 @@ from regard._core import isa, num_threads, set_num_threads
 from regard._core import version as _version
 
 if TYPE_CHECKING:
-    from regard import baselines, datasets, ops, plots, splits
+    from regard import baselines, datasets, nn, ops, plots, splits
     from regard.data import Interactions
     from regard.metrics import evaluate
     from regard.models.self_attention import SelfAttentionRecommender
+    from regard.nn.attention_model import AttentionModel
     from regard.ragged import Ragged
     from regard.recommender import Recommendations, load
 
 __version__ = _version()
 
 __all__ = [
+    "AttentionModel",
     "Interactions",
     "Ragged",
     "Recommendations",
@@ -29,6 +31,7 @@ __all__ = [
     "evaluate",
     "isa",
     "load",
+    "nn",
     "num_threads",
     "ops",
     "plots",
@@ -38,6 +41,7 @@ __all__ = [
 
 # Imported at first use, so that `import regard` costs little more than NumPy.
 _HOME = {
+    "AttentionModel": "regard.nn.attention_model",
     "Interactions": "regard.data",
     "Ragged": "regard.ragged",
     "Recommendations": "regard.recommender",

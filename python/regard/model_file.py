@@ -57,6 +57,11 @@ def write(
     if titles is not None:
         tensors |= _pack_strings(_TITLES, titles)
     tensors[_POPULARITY] = popularity
+    write_tensors(path, header, tensors)
+
+
+def write_tensors(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, Array]) -> None:
+    """Write any tensors under this header, with versions and digests; see `regard.tensor_file.write`."""
     digests = {name: digest(tensor) for name, tensor in tensors.items()}
     versions = {"format_version": f"{FORMAT[0]}.{FORMAT[1]}", "regard_version": _core.version()}
     text = json.dumps({**versions, **header, "sha256": digests})
@@ -79,12 +84,9 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
         Truncated or damaged, not a regard model, or of a newer major format: the message says which.
     """
     name = os.fspath(path)
-    metadata, tensors = tensor_file.read(name)
-    header = _header(name, metadata)
-    if verify:
-        for key, tensor in tensors.items():
-            if header["sha256"].get(key) != digest(tensor):
-                raise ValueError(f"{name}: tensor {key!r} does not have the digest in the header: the file is damaged")
+    header, tensors = read_tensors(name, verify=verify)
+    if header["kind"] == "nn":
+        raise ValueError(f"{name}: a model of regard.nn: use regard.nn.load_model")
     item_ids = _take_ids(name, _ITEMS, tensors)
     titles = _take_strings(name, _TITLES, tensors) if f"{_TITLES}.bytes" in tensors else None
     popularity = _take(name, _POPULARITY, tensors, np.int64)
@@ -96,6 +98,18 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
         if not np.isfinite(tensor).all():
             raise ValueError(f"{name}: tensor {key!r} has values that are not finite: the file is damaged")
     return Content(name, header, tensors, item_ids, titles, popularity)
+
+
+def read_tensors(path: str | os.PathLike[str], *, verify: bool = False) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Header and tensors of any file of `write_tensors`; errors as of `read`."""
+    name = os.fspath(path)
+    metadata, tensors = tensor_file.read(name)
+    header = _header(name, metadata)
+    if verify:
+        for key, tensor in tensors.items():
+            if header["sha256"].get(key) != digest(tensor):
+                raise ValueError(f"{name}: tensor {key!r} does not have the digest in the header: the file is damaged")
+    return header, tensors
 
 
 def check_shapes(content: Content, expected: dict[str, tuple[int, ...]]) -> None:
