@@ -50,9 +50,10 @@ constexpr int64_t kChain = 32;
 constexpr int64_t kWhole =
     VW == 4 ? 32 : 64;  // up to here one chain; without fused multiply-add each link rounds twice
 
-template <int64_t ROWS, int64_t VECTORS>
+template <Into INTO, int64_t ROWS, int64_t VECTORS>
 static inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_column, const float* b, int64_t b_row,
-                        int64_t b_vector, float* c, int64_t c_row, Into into) {
+                        int64_t b_vector, float* c, int64_t c_row) {
+  Into into = INTO;
   const int64_t chain = into == kContinue || depth <= kWhole ? depth : kChain;
   int64_t k = 0;
   do {
@@ -96,12 +97,12 @@ static inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_
 }
 
 // `rows` <= MR rows of C.
-template <int64_t VECTORS>
+template <Into INTO, int64_t VECTORS>
 static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_column,
-                             const float* b, int64_t b_row, int64_t b_vector, float* c, int64_t c_row, Into into) {
+                             const float* b, int64_t b_row, int64_t b_vector, float* c, int64_t c_row) {
 #define REGARD_TILE(R)                                                                                      \
   case R:                                                                                                   \
-    if constexpr (R <= MR) tile<R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row, into); \
+    if constexpr (R <= MR) tile<INTO, R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row); \
     break;
   switch (rows) {
     REGARD_TILE(1)
@@ -124,8 +125,9 @@ static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_
 
 // C (m, n), row stride c_row, from A (m, depth) and B (depth, n). Only the n floats of each row of C are touched; B
 // must be readable to the next whole vector (padded rows, or panels, which are padded with zeros).
-static __attribute__((noinline)) void multiply(int64_t m, int64_t n, int64_t depth, Rows a, Vectors b, float* c,
-                                               int64_t c_row, Into into) {
+template <Into INTO>
+static __attribute__((noinline)) void multiply_as(int64_t m, int64_t n, int64_t depth, Rows a, Vectors b, float* c,
+                                                  int64_t c_row) {
   const int64_t vectors = n / VW, tail = n % VW;
   for (int64_t i = 0; i < m; i += MR) {
     const int64_t rows = at_most(MR, m - i);
@@ -133,19 +135,26 @@ static __attribute__((noinline)) void multiply(int64_t m, int64_t n, int64_t dep
     float* out = c + i * c_row;
     int64_t v = 0;
     for (; v + NV <= vectors; v += NV)
-      tile_rows<NV>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group, b.row, b.vector, out + v * VW, c_row,
-                    into);
+      tile_rows<INTO, NV>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group, b.row, b.vector, out + v * VW,
+                          c_row);
     for (int64_t rest = vectors % NV; rest > 0; --rest, ++v)
-      tile_rows<1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row, b.vector,
-                   out + v * VW, c_row, into);
+      tile_rows<INTO, 1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row,
+                         b.vector, out + v * VW, c_row);
     if (tail == 0) continue;
     float edge[MR * VW] = {0};
-    if (into != kFresh)
+    if (INTO != kFresh)
       for (int64_t r = 0; r < rows; ++r) store(edge + r * VW, load_first(out + r * c_row + v * VW, tail));
-    tile_rows<1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row, b.vector,
-                 edge, VW, into);
+    tile_rows<INTO, 1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row,
+                       b.vector, edge, VW);
     for (int64_t r = 0; r < rows; ++r) store_first(out + r * c_row + v * VW, load(edge + r * VW), tail);
   }
+}
+
+static inline void multiply(int64_t m, int64_t n, int64_t depth, Rows a, Vectors b, float* c, int64_t c_row,
+                            Into into) {
+  if (into == kFresh) return multiply_as<kFresh>(m, n, depth, a, b, c, c_row);
+  if (into == kAdd) return multiply_as<kAdd>(m, n, depth, a, b, c, c_row);
+  multiply_as<kContinue>(m, n, depth, a, b, c, c_row);
 }
 
 // Panels of `keys` rows (n, depth), row stride `stride`: out[panel][depth][PANEL], zeros after row n.
