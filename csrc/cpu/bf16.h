@@ -176,18 +176,7 @@ static inline void product_rows(int64_t rows, int64_t depth, const Factors& f, i
     product_tile<R, VECTORS>(depth, f, row, column, c, c_row, into); \
     break;
   switch (rows) {
-    REGARD_TILE(1)
-    REGARD_TILE(2)
-    REGARD_TILE(3)
-    REGARD_TILE(4)
-    REGARD_TILE(5)
-    REGARD_TILE(6)
-    REGARD_TILE(7)
-    REGARD_TILE(8)
-    REGARD_TILE(9)
-    REGARD_TILE(10)
-    REGARD_TILE(11)
-    REGARD_TILE(12)
+    REGARD_UP_TO_12(REGARD_TILE)
     default:
       break;
   }

@@ -96,6 +96,10 @@ static inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_
   } while (k < depth);
 }
 
+// Cases of a switch over the rows of a register tile.
+#define REGARD_UP_TO_12(CASE) \
+  CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+
 // `rows` <= MR rows of C.
 template <Into INTO, int64_t VECTORS>
 static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_column,
@@ -105,18 +109,7 @@ static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_
     if constexpr (R <= MR) tile<INTO, R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row); \
     break;
   switch (rows) {
-    REGARD_TILE(1)
-    REGARD_TILE(2)
-    REGARD_TILE(3)
-    REGARD_TILE(4)
-    REGARD_TILE(5)
-    REGARD_TILE(6)
-    REGARD_TILE(7)
-    REGARD_TILE(8)
-    REGARD_TILE(9)
-    REGARD_TILE(10)
-    REGARD_TILE(11)
-    REGARD_TILE(12)
+    REGARD_UP_TO_12(REGARD_TILE)
     default:
       break;
   }

@@ -213,17 +213,7 @@ static inline QuantizedTile tile_for(int64_t queries) {
   case R:              \
     return quantized_tile<(R <= QR ? R : QR)>;
   switch (queries) {
-    REGARD_TILE(1)
-    REGARD_TILE(2)
-    REGARD_TILE(3)
-    REGARD_TILE(4)
-    REGARD_TILE(5)
-    REGARD_TILE(6)
-    REGARD_TILE(7)
-    REGARD_TILE(8)
-    REGARD_TILE(9)
-    REGARD_TILE(10)
-    REGARD_TILE(11)
+    REGARD_UP_TO_12(REGARD_TILE)
     default:
       return quantized_tile<QR>;
   }
