@@ -199,9 +199,9 @@ static void attention_forward(const Attention& a, int64_t task_begin, int64_t ta
   float* panels = scratch;
   float* padded = panels + kPackedKeys * d;
   float* z = padded + kPackedKeys * wide;
-  float* sums = z + kQueryBlock * ld;
-  float* bias = sums + kQueryBlock * wide;
-  OnlineSoftmax state[kQueryBlock];
+  float* sums = z + kRowBlock * ld;
+  float* bias = sums + kRowBlock * wide;
+  OnlineSoftmax state[kRowBlock];
 
   for (int64_t task = task_begin; task < task_end; ++task) {
     Sequence s(a, task);
@@ -211,8 +211,8 @@ static void attention_forward(const Attention& a, int64_t task_begin, int64_t ta
     if (packed_once) pack_panels(s.key(a.k, 0), s.stride, s.n_k, d, panels);
     Vectors values = padded_rows(s.key(a.v, 0), s.stride, packed_once ? s.n_k : 0, d, padded);
 
-    for (int64_t row = 0; row < s.n_q; row += kQueryBlock) {
-      const int64_t rows = at_most(kQueryBlock, s.n_q - row), seen = s.visible(row + rows - 1);
+    for (int64_t row = 0; row < s.n_q; row += kRowBlock) {
+      const int64_t rows = at_most(kRowBlock, s.n_q - row), seen = s.visible(row + rows - 1);
       for (int64_t i = 0; i < rows; ++i) state[i] = {-INFINITY, 0.0};
       memset(sums, 0, static_cast<size_t>(rows * wide) * sizeof(float));
       for (int64_t key = 0; key < seen; key += kKeyTile) {
@@ -287,11 +287,11 @@ static void attention_backward(const Attention& a, int64_t task_begin, int64_t t
   float* dk = key_rows + kKeyBlock * wide;
   float* dv = dk + kKeyBlock * wide;
   float* q_rows = dv + kKeyBlock * wide;
-  float* dout_rows = q_rows + kQueryBlock * wide;
-  float* dq = dout_rows + kQueryBlock * wide;
-  float* z = dq + kQueryBlock * wide;  // then p f
-  float* dz = z + kQueryBlock * ld;
-  float* bias = dz + kQueryBlock * ld;
+  float* dout_rows = q_rows + kRowBlock * wide;
+  float* dq = dout_rows + kRowBlock * wide;
+  float* z = dq + kRowBlock * wide;  // then p f
+  float* dz = z + kRowBlock * ld;
+  float* bias = dz + kRowBlock * ld;
   const vf scale = splat(a.softmax_scale), kept = splat(a.dropout ? a.dropout->scale : 1.0f), zero = splat(0.0f);
 
   for (int64_t task = task_begin; task < task_end; ++task) {
@@ -312,8 +312,8 @@ static void attention_backward(const Attention& a, int64_t task_begin, int64_t t
       const Vectors k = padded_rows(s.key(a.k, key), s.stride, keys, d, key_rows);
       memset(dk, 0, static_cast<size_t>(keys * wide) * sizeof(float));
       memset(dv, 0, static_cast<size_t>(keys * wide) * sizeof(float));
-      for (int64_t row = s.first_row(key); row < s.n_q; row += kQueryBlock) {
-        const int64_t rows = at_most(kQueryBlock, s.n_q - row);
+      for (int64_t row = s.first_row(key); row < s.n_q; row += kRowBlock) {
+        const int64_t rows = at_most(kRowBlock, s.n_q - row);
         const Vectors q = padded_rows(s.query(a.q, row), s.stride, rows, d, q_rows);
         const Vectors dout = padded_rows(s.query(a.dout, row), s.stride, rows, d, dout_rows);
         dot_products(s, a.q, row, rows, key, keys, key_panels, z, ld);

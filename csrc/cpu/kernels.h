@@ -10,8 +10,7 @@ namespace regard {
 constexpr int64_t kPanel = 16;         // keys in one packed panel
 constexpr int64_t kKeyTile = 256;      // keys per score tile of attention, forward
 constexpr int64_t kPackedKeys = 1024;  // a history up to this length is packed once, a longer one tile by tile
-constexpr int64_t kRowBlock = 48;      // rows scored together against items, or put through a layer
-constexpr int64_t kQueryBlock = 24;    // rows scored together against keys: their scores stay in the first cache
+constexpr int64_t kRowBlock = 48;      // rows scored together against keys or items, or put through a layer
 constexpr int64_t kItemTile = 512;     // items per tile of the catalogue
 constexpr int64_t kKeyBlock = 128;     // keys per block of the attention backward pass
 constexpr int64_t kPieceRows = 64;     // rows and items that the one-pass cross-entropy takes at a time,
