@@ -1,7 +1,7 @@
-"""Pictures of a training, of a test and of attention (extra ``plots``: matplotlib).
+"""Pictures of a training, of a test, of attention and of reasons (extra ``plots``: matplotlib).
 
 Every function draws into ``ax``, or into a figure of its own that no window knows of, and returns the axes: save it
-with ``ax.figure.savefig("x.png")``; notebooks show ``ax.figure``.
+with ``ax.figure.savefig("x.png")``; notebooks show ``ax.figure``. `explanation` has several axes in one figure.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regard.data import Interactions
+    from regard.explain import Explanation
     from regard.metrics import Report
     from regard.sequence_model import SequenceModel
     from regard.splits import Holdout
@@ -25,13 +26,17 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _EDGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 
 
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("plots need matplotlib: pip install 'regard[plots]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _axes(ax: Any, width: float = 6.0, height: float = 3.6) -> Any:
     if ax is None:
-        try:
-            from matplotlib.figure import Figure  # noqa: PLC0415
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("plots need matplotlib: pip install 'regard[plots]'") from None
-        ax = Figure(figsize=(width, height), layout="constrained").subplots()
+        ax = _figure(width, height).subplots()
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -177,13 +182,53 @@ def attention_heatmap(model: SequenceModel, history: Any, *, block: int = -1, he
     ax = _axes(ax, side + 1, side)
     image = ax.imshow(np.where(np.tri(n, dtype=bool), weights[head], np.nan), cmap="viridis", vmin=0)
     titles = items if model.titles_ is None else model.titles_[np.searchsorted(model.item_ids_, items)]
-    names = [title if len(title) <= 28 else f"{title[:27]}…" for title in map(str, titles.tolist())]
-    step = -(-n // 50)  # more labels cannot be read
-    for axis, turned in ((ax.xaxis, 90), (ax.yaxis, 0)):
-        axis.set_ticks(range(0, n, step), names[::step], fontsize=7, rotation=turned)
-        for text in axis.get_ticklabels():
-            text.set_parse_math(False)
+    _name_events(ax.xaxis, titles.tolist(), 90)
+    _name_events(ax.yaxis, titles.tolist(), 0)
     ax.set_xlabel("is looked at")
     ax.set_ylabel("looks")
     ax.figure.colorbar(image, ax=ax, label="attention weight", shrink=0.8)
     return ax
+
+
+def explanation(reasons: Explanation) -> list[Any]:
+    """The history as a strip, oldest event left: effects, rolled attention, and a heat map of weights for each block.
+
+    Parameters
+    ----------
+    reasons : from `explain` of a model
+
+    Returns
+    -------
+    list of matplotlib axes
+        Of one figure: effect, rollout, then one for each block, with a row for each head.
+    """
+    n_blocks, n_heads, n = reasons.attention.shape
+    heights = [2.0, 1.2, *[0.5 + 0.25 * n_heads] * n_blocks]
+    figure = _figure(min(16.0, 4.5 + 0.25 * n), sum(heights) + 2.2)
+    axes: list[Any] = figure.subplots(len(heights), sharex=True, height_ratios=heights).tolist()
+    colours = [COLOURS[0] if effect > 0 else COLOURS[1] for effect in reasons.effect.tolist()]
+    for ax, values, label, colour in (
+        (axes[0], reasons.effect, "effect", colours),
+        (axes[1], reasons.rollout, "rollout", COLOURS[2]),
+    ):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.bar(range(n), values, color=colour)
+        ax.set_ylabel(label)
+    axes[0].axhline(0, color="black", linewidth=0.8)
+    for block, ax in enumerate(axes[2:]):
+        image = ax.imshow(reasons.attention[block], cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        ax.set_yticks(range(n_heads))
+        ax.set_ylabel(f"block {block}\nhead")
+    figure.colorbar(image, ax=axes[2:], label="weight", shrink=0.9)
+    _name_events(axes[-1].xaxis, [reasons.titles.get(item, item) for item in reasons.item_ids.tolist()], 90)
+    title = f"{reasons.titles.get(reasons.item, reasons.item)} scores {reasons.score:.2f}"
+    axes[0].set_title(title, fontsize=10, parse_math=False)
+    return axes
+
+
+def _name_events(axis: Any, titles: list[Any], turned: int) -> None:
+    names = [title if len(title) <= 28 else f"{title[:27]}…" for title in map(str, titles)]
+    step = -(-len(names) // 50)  # more labels cannot be read
+    axis.set_ticks(range(0, len(names), step), names[::step], fontsize=7, rotation=turned)
+    for text in axis.get_ticklabels():
+        text.set_parse_math(False)

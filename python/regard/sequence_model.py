@@ -19,6 +19,7 @@ import numpy as np
 from regard import model_file, ops
 from regard.checkpoint import Checkpoint
 from regard.data import Interactions
+from regard.explain import Explanation, explain
 from regard.ids import as_ids, id_lists, rows_of
 from regard.layers import Run, Step, forward, heads, item_tables
 from regard.metrics import evaluate
@@ -375,6 +376,38 @@ class SequenceModel(Recommender):
         bias = self.params_[step["distance_bias"]] if "distance_bias" in step else None
         weights = ops.attention_weights(q, k, run.cu_seqlens, run.cu_seqlens, causal=True, bias=bias)[0]
         return weights, self.item_ids_[window.values]
+
+    def explain(self, history: Any, item: Any) -> Explanation:
+        """Why an item has its score after a history: attention, and beside it what each event changes.
+
+        Attention alone is no proof of cause: it says from where values are taken, not what they do to the score, and
+        an event with a large weight may change nothing. The effect is an experiment with the model: the event is
+        removed and the item is scored again. It says what the model does, not why the user does it, and where two
+        events tell the same, removing one of them may show nothing.
+
+        Parameters
+        ----------
+        history : item ids, oldest first
+            One history. Unknown ids are skipped; only the newest ``max_len`` known events count, as in `recommend`,
+            and no older one takes the place of an event that is removed.
+        item : an item id
+
+        Returns
+        -------
+        Explanation
+            With `text`, `plot`, and as arrays: the attention weights of each block and head; attention rolled to the
+            input, heads averaged, each block ``0.5 A + 0.5 I`` for the residual (Abnar and Zuidema 2020,
+            arXiv:2005.00928); and the leave-one-out effects. Without its only event a history scores 0.
+
+        Raises
+        ------
+        ValueError
+            The item is not in the catalogue, or not one history with a known event.
+        TypeError
+            Ids of another type than the catalogue's.
+        """
+        self._check_fitted()
+        return explain(self, history, item)
 
     def _scores(self, histories: Ragged) -> NDArray[np.float32]:
         return ops.linear_forward(self._encode(histories), self.params_[self._tables[1]])[0]

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("training", "rank held-out items with a saved model and with baselines"),
     "recommend": ("answers", "recommend items for histories"),
     "similar": ("answers", "items that go with an item"),
+    "explain": ("answers", "what in a history an item's score comes from"),
     "datasets": ("machine", "list the public data sets that are known by name"),
     "doctor": ("machine", "what was built, what this machine has, what is in use"),
 }

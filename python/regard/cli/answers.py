@@ -1,4 +1,4 @@
-"""``regard recommend`` and ``regard similar``: questions to a saved model."""
+"""``regard recommend``, ``regard similar`` and ``regard explain``: questions to a saved model."""
 
 from __future__ import annotations
 
@@ -62,6 +62,34 @@ def similar(arguments: argparse.Namespace) -> int:
         known = model.titles_[model.item_ids_ == item]
         print(f"similar to {item}{f': {known[0]}' if len(known) else ''}")
     _print(model, model.similar_items([item], arguments.k), arguments.json)
+    return 0
+
+
+def explain_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, history, item, picture."""
+    parser.add_argument("model", metavar="MODEL", help="file of a saved model")
+    parser.add_argument(
+        "--history", metavar="IDS", required=True, help="oldest first: ids with blanks or commas between"
+    )
+    parser.add_argument("--item", metavar="ID", required=True, help="the item whose score is explained")
+    parser.add_argument("--out", metavar="FILE", help="also draw it: .png, .svg or .pdf")
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Print how much each event changes an item's score, and where attention leads."""
+    model = load(arguments.model)
+    reasons = model.explain(ids_of("--history", arguments.history, model), _id("--item", arguments.item, model))
+    if arguments.out is not None:
+        reasons.plot()[0].figure.savefig(arguments.out)
+    if not arguments.json:
+        print(reasons)
+        return 0
+    answer: dict[str, Any] = {"item": reasons.item, "score": reasons.score, "items": reasons.item_ids.tolist()}
+    answer |= {name: getattr(reasons, name).tolist() for name in ("effect", "rollout", "attention")}
+    if reasons.titles:
+        answer["title"] = reasons.titles[reasons.item]
+        answer["titles"] = [reasons.titles[item] for item in answer["items"]]
+    print_json(answer | {"n_older": reasons.n_older, "n_unknown": reasons.n_unknown})
     return 0
 
 
