@@ -21,7 +21,7 @@ import numpy as np
 
 import regard
 from regard import whole_file
-from regard.doctor import processor
+from regard.doctor import machine
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 METRICS = [f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)]
@@ -32,10 +32,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "amazon-beauty": {"max_len": 50, "dropout": 0.5, "batch_size": 128, "epochs": 30},
     "ml-100k": {},
 }
-
-
-def machine() -> str:
-    return f"{processor()}, {regard.num_threads()} threads, {regard.isa()}"
 
 
 def all_settings(changed: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 import regard
-from accuracy import RECIPES, machine
+from accuracy import RECIPES
 from regard import whole_file
 from regard.data import Interactions
+from regard.doctor import machine
 from regard.splits import Holdout
 
 RESULTS = Path(__file__).parent / "results" / "fresh_model.json"

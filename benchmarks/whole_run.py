@@ -24,7 +24,7 @@ import numpy as np
 
 import regard
 from regard import whole_file
-from regard.doctor import processor
+from regard.doctor import machine
 from regard.recipes import PRESETS
 
 RESULTS = Path(__file__).parent / "results" / "whole_run.json"
@@ -66,7 +66,7 @@ def run(data: str, preset: str, seed: int) -> dict[str, Any]:
         "best_epoch": summary["best_epoch"],
         "seconds_per_epoch": round(float(np.median([entry["seconds"] for entry in summary["history"]])), 2),
         "settings": summary["settings"],
-        "machine": f"{processor()}, {regard.num_threads()} threads, {regard.isa()}",
+        "machine": machine(),
         "version": regard.__version__,
         "date": datetime.date.today().isoformat(),
     }

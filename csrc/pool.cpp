@@ -11,7 +11,6 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
-#include <memory>
 #include <mutex>
 #include <new>
 #include <stdexcept>

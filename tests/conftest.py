@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regard import _core, whole_file
-from regard.doctor import processor
+from regard.doctor import machine
 
 
 @pytest.fixture(params=_core.isa_available())
@@ -57,7 +57,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             "outcome": report.outcome,
             "seconds": round(report.duration, 1),
             **dict(report.user_properties),
-            "machine": f"{processor()}, {_core.num_threads()} threads, {_core.isa()}",
+            "machine": machine(),
             "date": datetime.date.today().isoformat(),
         }
 

@@ -21,11 +21,7 @@ struct Loss {
   std::vector<double> loss, lse;
 
   Loss(const regard_cross_entropy& a, bool keep_lse) {
-    regard::at_least(a.n, 0, "n");
-    regard::at_least(a.n_items, 1, "n_items");
-    regard::at_least(a.dim, 1, "dim");
-    require(a.h, "h", a.n);
-    require(a.item_vectors, "item_vectors");
+    check_catalogue(a.h, a.item_vectors, a.n, a.n_items, a.dim);
     check_ids(a.targets, a.n, a.n_items, "targets");
     if (keep_lse) require(a.lse, "lse", a.n);
     double total = 0.0;

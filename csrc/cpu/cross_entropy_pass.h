@@ -36,20 +36,14 @@ struct Float32Form {
   typedef float Element;
   static vf exp_of(vf x) { return vexp_falling(x); }
   static int64_t prepared_bytes(int64_t n_items, int64_t dim) {
-    return dim % kPanel == 0 ? 0 : n_items * round_up(dim, kPanel) * 4;
+    return dim % VW == 0 ? 0 : n_items * round_up(dim, VW) * 4;
   }
-  static void prepare(const float* items, int64_t n_items, int64_t dim, int64_t item_begin, int64_t item_end,
-                      void* out) {
-    (void)n_items;
-    const int64_t wide = round_up(dim, kPanel);
-    float* rows = static_cast<float*>(out);
-    for (int64_t v = item_begin; v < item_end; ++v) {
-      memcpy(rows + v * wide, items + v * dim, static_cast<size_t>(dim) * sizeof(float));
-      memset(rows + v * wide + dim, 0, static_cast<size_t>(wide - dim) * sizeof(float));
-    }
+  static void prepare(const float* items, int64_t, int64_t dim, int64_t item_begin, int64_t item_end, void* out) {
+    padded_rows(items + item_begin * dim, dim, item_end - item_begin, dim,
+                static_cast<float*>(out) + item_begin * round_up(dim, VW));
   }
   static void scale(const float* h, int64_t dim, const float* factors, void* out) {
-    const int64_t wide = round_up(dim, kPanel);
+    const int64_t wide = round_up(dim, VW);
     for (int64_t i = 0; i < kPieceRows; ++i)
       for (int64_t c = 0; c < wide; ++c)
         static_cast<float*>(out)[i * wide + c] = c < dim ? h[i * dim + c] * factors[i] : 0.0f;
@@ -59,7 +53,7 @@ struct Float32Form {
     for (int64_t piece = 0; piece < a.pieces; ++piece) {
       const float* p = static_cast<const float*>(a.p) + (piece * padded_items(a.n_items) + item) * kPieceRows;
       multiply(items, a.dim, kPieceRows, {p, kPieceRows, 1},
-               rows_of(static_cast<const float*>(scaled[piece]), round_up(a.dim, kPanel)), ditems + item * a.dim, a.dim,
+               rows_of(static_cast<const float*>(scaled[piece]), round_up(a.dim, VW)), ditems + item * a.dim, a.dim,
                kAdd);
     }
   }
@@ -70,10 +64,10 @@ struct Float32Form {
   Float32Form(const CrossEntropyBlock& block, int64_t piece, const float* h, float* scratch)
       : a(block),
         panels(scratch),
-        dh(panels + kPieceRows * round_up(a.dim, kPanel)),
+        dh(panels + kPieceRows * round_up(a.dim, VW)),
         p(static_cast<float*>(a.p) + piece * padded_items(a.n_items) * kPieceRows) {
     pack_panels(h, a.dim, kPieceRows, a.dim, panels);
-    memset(dh, 0, static_cast<size_t>(kPieceRows * round_up(a.dim, kPanel)) * sizeof(float));
+    memset(dh, 0, static_cast<size_t>(kPieceRows * round_up(a.dim, VW)) * sizeof(float));
   }
   float* scores(int64_t item, int64_t items) {
     float* s = p + item * kPieceRows;
@@ -83,15 +77,15 @@ struct Float32Form {
   }
   void keep(int64_t, int64_t, const float*) {}  // they are in their place
   void add_dh(int64_t item, int64_t items) {
-    const int64_t wide = round_up(a.dim, kPanel);
+    const int64_t wide = round_up(a.dim, VW);
     const float* rows = a.prepared ? static_cast<const float*>(a.prepared) : a.items;
     multiply(kPieceRows, wide, items, {p + item * kPieceRows, 1, kPieceRows}, rows_of(rows + item * wide, wide), dh,
              wide, kAdd);
   }
   void shrink(int64_t row, float factor) {
-    for (int64_t c = 0; c < a.dim; ++c) dh[row * round_up(a.dim, kPanel) + c] *= factor;
+    for (int64_t c = 0; c < a.dim; ++c) dh[row * round_up(a.dim, VW) + c] *= factor;
   }
-  float gradient(int64_t row, int64_t c) const { return dh[row * round_up(a.dim, kPanel) + c]; }
+  float gradient(int64_t row, int64_t c) const { return dh[row * round_up(a.dim, VW) + c]; }
 };
 }  // namespace
 
@@ -251,19 +245,31 @@ struct Bf16Form {
 
 // ---- the two phases -----------------------------------------------------------------------------------------------
 
+static inline bool is_live(const CrossEntropyBlock& a, int64_t row) {
+  return row < a.row_end && a.weights[row] != 0.0f;
+}
+
+// The rows of a piece; those of weight 0, and those after the last, are 0.
+static inline void live_rows(const CrossEntropyBlock& a, int64_t piece, float* h) {
+  for (int64_t i = 0; i < kPieceRows; ++i) {
+    const int64_t row = a.row_begin + piece * kPieceRows + i;
+    if (is_live(a, row))
+      memcpy(h + i * a.dim, a.h + row * a.dim, static_cast<size_t>(a.dim) * sizeof(float));
+    else
+      memset(h + i * a.dim, 0, static_cast<size_t>(a.dim) * sizeof(float));
+  }
+}
+
 template <class Form>
 static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float* scratch) {
   const int64_t dim = a.dim, first = a.row_begin + piece * kPieceRows, rows = at_most(kPieceRows, a.row_end - first);
-  float* h = scratch;  // rows of weight 0, and those after the last, are 0
+  float* h = scratch;
   alignas(64) float top[kPieceRows], kept[kPieceRows];
   alignas(64) int32_t live[kPieceRows];
   double others[kPieceRows], logit[kPieceRows];
+  live_rows(a, piece, h);
   for (int64_t i = 0; i < kPieceRows; ++i) {
-    live[i] = i < rows && a.weights[first + i] != 0.0f ? -1 : 0;
-    if (live[i])
-      memcpy(h + i * dim, a.h + (first + i) * dim, static_cast<size_t>(dim) * sizeof(float));
-    else
-      memset(h + i * dim, 0, static_cast<size_t>(dim) * sizeof(float));
+    live[i] = is_live(a, first + i) ? -1 : 0;
     top[i] = -INFINITY;
     others[i] = 0.0, logit[i] = 0.0;
   }
@@ -320,11 +326,8 @@ static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float*
     form.add_dh(item, items);
   }
 
-  float factors[kPieceRows];
-  for (int64_t i = 0; i < kPieceRows; ++i) {
-    factors[i] = 0.0f;
-    if (i < rows) a.dtarget[piece * kPieceRows + i] = 0.0f;
-    if (i >= rows) continue;
+  float factors[kPieceRows] = {0};
+  for (int64_t i = 0; i < rows; ++i) {
     const double base = top[i] == -INFINITY ? 0.0 : static_cast<double>(top[i]);
     const double sum = others[i] + exp(logit[i] - base), w = static_cast<double>(a.weights[first + i]);
     a.lse[first + i] = base + log(sum);
@@ -356,16 +359,12 @@ static void cross_entropy_items(const CrossEntropyBlock& a, int64_t item_begin, 
       const float* top = a.top + (item / kPieceItems * a.pieces + piece) * kPieceRows;
       scaled[piece] = static_cast<char*>(a.scaled) + piece * a.scaled_bytes;
       if (memcmp(top, final_top, kPieceRows * sizeof(float)) == 0) continue;
-      const int64_t first = a.row_begin + piece * kPieceRows, rows = at_most(kPieceRows, a.row_end - first);
       float factors[kPieceRows];
       for (int64_t i = 0; i < kPieceRows; ++i) {
         const float factor = a.factors[piece * kPieceRows + i];
         factors[i] = top[i] == final_top[i] ? factor : factor * expf(top[i] - final_top[i]);
-        if (i < rows && a.weights[first + i] != 0.0f)
-          memcpy(h + i * dim, a.h + (first + i) * dim, static_cast<size_t>(dim) * sizeof(float));
-        else
-          memset(h + i * dim, 0, static_cast<size_t>(dim) * sizeof(float));
       }
+      live_rows(a, piece, h);
       Form::scale(h, dim, factors, rescaled + piece * a.scaled_bytes);
       scaled[piece] = rescaled + piece * a.scaled_bytes;
     }
@@ -373,7 +372,7 @@ static void cross_entropy_items(const CrossEntropyBlock& a, int64_t item_begin, 
   }
   for (int64_t row = a.row_begin; row < a.row_end; ++row) {
     const int64_t target = a.targets[row];
-    if (target < item_begin || target >= item_end || a.weights[row] == 0.0f) continue;
+    if (target < item_begin || target >= item_end || !is_live(a, row)) continue;
     const float factor = a.dtarget[row - a.row_begin];
     for (int64_t c = 0; c < dim; ++c) ditems[target * dim + c] += factor * a.h[row * dim + c];
   }

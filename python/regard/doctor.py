@@ -24,11 +24,16 @@ OPTIONAL = {
 
 
 def processor() -> str:
-    """The name of this machine's processor, for results that are kept."""
+    """The name of this machine's processor."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()
+
+
+def machine() -> str:
+    """Processor, threads and instruction set in one line, for results that are kept."""
+    return f"{processor()}, {_core.num_threads()} threads, {_core.isa()}"
 
 
 def report() -> dict[str, Any]:

@@ -116,8 +116,7 @@ def explain(model: SequenceModel, history: Any, item: Any) -> Explanation:
 
     others = np.tile(window, (n, 1))[~np.eye(n, dtype=bool)]
     batch = Ragged.from_lengths(np.concatenate([window, others]), [n, *[n - 1] * n])
-    encoded = model.encode(Ragged(model.item_ids_[batch.values], batch.offsets))
-    scores = ops.linear_forward(encoded, model.params_[model._tables[1]][row : row + 1])[0][:, 0]
+    scores = ops.linear_forward(model._encode_or_zero(batch), model.params_[model._tables[1]][row : row + 1])[0][:, 0]
     item_ids = model.item_ids_[window]
     shown = np.append(window, row)
     titles = None if model.titles_ is None else model.titles_[shown].tolist()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 FORMAT = (1, 0)
+NN = "nn"  # kind of the files of regard.nn, which have tensors alone
 _ITEMS, _TITLES, _POPULARITY = "ids.items", "ids.titles", "popularity"
 
 
@@ -85,7 +86,7 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
     """
     name = os.fspath(path)
     header, tensors = read_tensors(name, verify=verify)
-    if header["kind"] == "nn":
+    if header["kind"] == NN:
         raise ValueError(f"{name}: a model of regard.nn: use regard.nn.load_model")
     item_ids = _take_ids(name, _ITEMS, tensors)
     titles = _take_strings(name, _TITLES, tensors) if f"{_TITLES}.bytes" in tensors else None

@@ -339,7 +339,9 @@ class SequenceModel(Recommender):
         histories
             As in `recommend`.
         """
-        rows, _ = self._rows_of_histories(histories)
+        return self._encode_or_zero(self._rows_of_histories(histories)[0])
+
+    def _encode_or_zero(self, rows: Ragged) -> NDArray[np.float32]:
         known = np.flatnonzero(rows.lengths)
         h = np.zeros((len(rows), self.dim), np.float32)
         h[known] = self._encode(rows.take(known))

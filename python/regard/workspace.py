@@ -57,12 +57,15 @@ class Workspace:
         """Take everything back. Arrays handed out before must not be used any more."""
         if self._wanted > len(self._block):
             self._block = np.empty(0, np.uint8)  # first: the old and the new one need not fit in memory together
-            self._block = _pages(self._wanted + self._wanted // 8)
+            self._block = aligned(self._wanted + self._wanted // 8)
         self._used = self._wanted = 0
 
 
-def _pages(size: int) -> NDArray[np.uint8]:
-    """At least ``size`` bytes, where the system has huge pages in these: few are then cleared and found, not many."""
+def aligned(size: int) -> NDArray[np.uint8]:
+    """At least ``size`` bytes, undefined, from an address that is a multiple of 64 on.
+
+    Where the system has huge pages a large block is made of these: few are then cleared and found, not many.
+    """
     unit = _HUGE_PAGE if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE") else _ALIGNMENT
     size = -(-size // unit) * unit
     if unit == _HUGE_PAGE:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-KIND = "nn"
 # What a file can bring to life, and nothing else.
 _KNOWN: dict[str, type[Layer]] = {
     known.__name__: known
@@ -78,13 +77,13 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
             "loss": [model.loss.name, model.loss.get_config()],
             "metrics": model.metrics,
         }
-    header = {"kind": KIND, "settings": settings, "steps": []}
+    header = {"kind": model_file.NN, "settings": settings, "steps": []}
     model_file.write_tensors(path, header, {name: weight.data for name, weight in weights.items()})
 
 
 def _read(path: str | os.PathLike[str], verify: bool) -> tuple[dict[str, Any], dict[str, Array]]:
     header, tensors = model_file.read_tensors(path, verify=verify)
-    if header["kind"] != KIND:
+    if header["kind"] != model_file.NN:
         raise ValueError(f"{os.fspath(path)}: a model of kind {header['kind']!r}: use regard.load")
     return header["settings"], tensors
 

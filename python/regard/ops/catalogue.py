@@ -8,14 +8,11 @@ import numpy as np
 
 from regard import _core
 from regard.ops.arguments import Precision, SampledLoss, choice, shape_of
-from regard.workspace import NEW, Workspace
+from regard.workspace import NEW, Workspace, aligned
 
 if TYPE_CHECKING:
     from regard.ops.arguments import Bytes, Doubles, Floats, Ints, Offsets
     from regard.ragged import Ragged
-
-_CACHE_LINE = 64
-
 
 _PRECISIONS = {"highest": 0, "high": 1, "medium": 2}
 
@@ -180,9 +177,7 @@ def quantize_items(item_vectors: Floats) -> Bytes:
     Cauchy and Schwarz these bound how far a score of the copy can be from that of the item.
     """
     n_blocks, n_bytes = _core.quantized_shape(*shape_of("item_vectors", item_vectors, 2))
-    memory = np.empty(n_blocks * n_bytes + _CACHE_LINE, np.uint8)
-    start = -memory.ctypes.data % _CACHE_LINE
-    quantized = memory[start : start + n_blocks * n_bytes].reshape(n_blocks, n_bytes)
+    quantized = aligned(n_blocks * n_bytes)[: n_blocks * n_bytes].reshape(n_blocks, n_bytes)
     _core.quantize_items(item_vectors, quantized)
     return quantized
 
