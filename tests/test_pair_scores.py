@@ -119,7 +119,8 @@ def test_sequences_of_every_length_follow_the_formula(what, how, dim, isa, rng):
 @pytest.mark.parametrize("kind", ["relu", "sigmoid"])
 def test_units_of_every_width_follow_the_formula(hidden, kind, isa, rng):
     for dim in (4, 50):
-        draws = [three_ways("unit", draw("unit", rng, [(3, 20), (2, 101)], dim, kind, hidden)) for _ in range(4)]
+        arguments = functools.partial(draw, "unit", rng, [(3, 20), (2, 101)], dim, kind, hidden)
+        draws = [three_ways("unit", arguments()) for _ in range(4 + 60 // hidden[1])]
         reference.assert_draws_within_rule(draws, NAMES["unit"])
 
 

@@ -17,6 +17,8 @@
 namespace regard {
 namespace REGARD_ISA_ID {
 
+constexpr int64_t kPairChain = 16;  // keys whose gradients are added up before they join the sum: less rounding
+
 namespace {         // else the members of a struct are visible to the linker
 struct PairBlock {  // one task
   int64_t first_q, first_k, n_q, n_k, at;
