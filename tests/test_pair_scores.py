@@ -137,8 +137,10 @@ def test_tanh_follows_the_formula_everywhere(isa):
     np.testing.assert_allclose(z, np.tanh(x.astype(float)), rtol=3e-7, atol=0)
 
 
-def test_softmax_weights_of_large_scores_do_not_overflow(isa, rng):
-    check("sum", draw("sum", rng, [(13, 40), (3, 300)], 8, "softmax", size=1e4))
+@pytest.mark.parametrize("level", [1e4, -1e4])
+def test_softmax_weights_of_large_scores_neither_overflow_nor_vanish(level, isa, rng):
+    dout, z, *rest = draw("sum", rng, [(13, 40), (3, 300)], 8, "softmax")
+    check("sum", (dout, z + np.float32(level), *rest))
 
 
 def test_bilinear_scores_are_attention_with_linearly_mapped_queries(isa, rng):

@@ -277,7 +277,7 @@ inline int64_t additive_scratch(int64_t dim) {
 }
 inline int64_t activation_unit_scratch(int64_t dim, int64_t hidden1, int64_t hidden2) {
   const int64_t wide = (dim + 15) / 16 * 16, wide1 = (hidden1 + 15) / 16 * 16, wide2 = (hidden2 + 15) / 16 * 16;
-  return 3 * wide1 * wide + 2 * wide + wide1 + kPairKeys * (2 * wide + 5 * wide1 + 2 * wide2) + 1024;
+  return 3 * wide1 * wide + 2 * wide + wide1 + 2 * wide2 + kPairKeys * (2 * wide + 5 * wide1 + 2 * wide2) + 1024;
 }
 inline int64_t weighted_sum_scratch(int64_t dim) {
   const int64_t wide = (dim + 15) / 16 * 16;

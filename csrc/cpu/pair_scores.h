@@ -230,14 +230,17 @@ static void activation_unit_backward(const ActivationUnit& a, int64_t task_begin
   float* u1 = dk_part + kPairKeys * wide1;  // then act(u1)
   float* slope1 = u1 + kPairKeys * wide1;
   float* g1 = slope1 + kPairKeys * wide1;
-  float* u2 = g1 + kPairKeys * wide1;  // then act(u2)
-  float* g2 = u2 + kPairKeys * wide2;  // first act'(u2)
+  float* u2 = g1 + kPairKeys * wide1;   // then act(u2)
+  float* g2 = u2 + kPairKeys * wide2;   // first act'(u2)
+  float* db2 = g2 + kPairKeys * wide2;  // of one sequence
+  float* dw3 = db2 + wide2;
   const vf zero = splat(0.0f);
 
   for (int64_t task = task_begin; task < task_end; ++task) {
     const PairBlock s(a, task);
     clear(a.dq + s.first_q * d, s.n_q * d);
     clear(a.dq_part + s.first_q * h1, s.n_q * h1);
+    clear(db2, 2 * wide2);
     for (int64_t key = 0; key < s.n_k; key += kPairKeys) {
       const int64_t keys = at_most(kPairKeys, s.n_k - key);
       const float* k = a.k + (s.first_k + key) * d;
@@ -255,7 +258,7 @@ static void activation_unit_backward(const ActivationUnit& a, int64_t task_begin
         activation_and_slope(a.activation, u2, g2, keys * wide2);
         for (int64_t h = 0; h < h2; h += VW) {
           const vf w3 = load(a.weight3 + h);
-          vf db2 = zero, dw3 = zero;
+          vf sum_db2 = zero, sum_dw3 = zero;
           for (int64_t begin = 0; begin < keys; begin += kPairChain) {
             vf some_db2 = zero, some_dw3 = zero;
             for (int64_t j = begin; j < at_most(keys, begin + kPairChain); ++j) {
@@ -264,11 +267,11 @@ static void activation_unit_backward(const ActivationUnit& a, int64_t task_begin
               some_db2 += g;
               some_dw3 += slope * load(u2 + j * wide2 + h);
             }
-            db2 += some_db2;
-            dw3 += some_dw3;
+            sum_db2 += some_db2;
+            sum_dw3 += some_dw3;
           }
-          store(dbias2 + h, load(dbias2 + h) + db2);
-          store(dweight3 + h, load(dweight3 + h) + dw3);
+          store(db2 + h, load(db2 + h) + sum_db2);
+          store(dw3 + h, load(dw3 + h) + sum_dw3);
         }
         multiply(h2, wide1, keys, {g2, 1, wide2}, rows_of(u1, wide1), dweight2, wide1, kAdd);
         multiply(keys, wide1, h2, {g2, wide2, 1}, rows_of(a.weight2_rows, wide1), g1, wide1, kFresh);
@@ -306,6 +309,10 @@ static void activation_unit_backward(const ActivationUnit& a, int64_t task_begin
       }
       narrow(dk, keys, d, a.dk + (s.first_k + key) * d, wide);
       narrow(dk_part, keys, h1, a.dk_part + (s.first_k + key) * h1, wide1);
+    }
+    for (int64_t h = 0; h < wide2; h += VW) {
+      store(dbias2 + h, load(dbias2 + h) + load(db2 + h));
+      store(dweight3 + h, load(dweight3 + h) + load(dw3 + h));
     }
   }
 }
