@@ -17,9 +17,9 @@ ACTIVATIONS = [None, "relu", "gelu", "silu", "sigmoid"]
 NORMALIZE = ["softmax", "none"]
 UNIT = [f"d{name}" for name in ops.ActivationUnit._fields]
 NAMES = {"additive": ["z", "dq", "dk", "dv"], "unit": ["z", "dq", "dk", *UNIT], "sum": ["out", "dz", "dv"]}
-# Around every width at which a kernel changes its path: register tiles of 3, 6, 12, vectors of 4, 8, 16, blocks of 24
+# Around every width at which a kernel changes its path: register tiles of 3, 6, 12, vectors of 4, 8, 16, blocks of 48
 # queries, of 96 and 128 keys, tiles of 256 keys.
-LENGTHS = list(itertools.product([0, 1, 5, 13, 25], [0, 1, 7, 16, 50, 97, 129, 260]))
+LENGTHS = list(itertools.product([0, 1, 5, 13, 49], [0, 1, 7, 16, 50, 97, 129, 260]))
 
 
 def offsets(lengths):

@@ -281,7 +281,7 @@ inline int64_t activation_unit_scratch(int64_t dim, int64_t hidden1, int64_t hid
 }
 inline int64_t weighted_sum_scratch(int64_t dim) {
   const int64_t wide = (dim + 15) / 16 * 16;
-  return kQueryBlock * kKeyTile + (kKeyTile + kQueryBlock) * wide + 1024;
+  return kRowBlock * kKeyTile + (kKeyTile + kRowBlock) * wide + 1024;
 }
 
 }  // namespace regard

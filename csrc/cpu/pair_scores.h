@@ -343,14 +343,14 @@ struct RowSoftmax {  // a[j] = exp(z[j] - greatest) factor; a row of -inf alone 
 static void weighted_sum_forward(const WeightedSum& a, int64_t task_begin, int64_t task_end, float* scratch) {
   const int64_t d = a.dim;
   float* weights = scratch;
-  float* values = weights + kQueryBlock * kKeyTile;
+  float* values = weights + kRowBlock * kKeyTile;
   for (int64_t task = task_begin; task < task_end; ++task) {
     const PairBlock s(a, task);
     clear(a.out + s.first_q * d, s.n_q * d);
-    for (int64_t row = 0; row < s.n_q; row += kQueryBlock) {
-      const int64_t rows = at_most(kQueryBlock, s.n_q - row);
+    for (int64_t row = 0; row < s.n_q; row += kRowBlock) {
+      const int64_t rows = at_most(kRowBlock, s.n_q - row);
       const float* z = a.z + s.at + row * s.n_k;
-      vf greatest[kQueryBlock], factor[kQueryBlock];
+      vf greatest[kRowBlock], factor[kRowBlock];
       for (int64_t i = 0; i < rows && a.softmax; ++i) {
         const RowSoftmax p(z + i * s.n_k, s.n_k);
         greatest[i] = p.greatest, factor[i] = p.factor;
@@ -373,7 +373,7 @@ static void weighted_sum_forward(const WeightedSum& a, int64_t task_begin, int64
 static void weighted_sum_backward(const WeightedSum& a, int64_t task_begin, int64_t task_end, float* scratch) {
   const int64_t d = a.dim, wide = round_up(d, VW);
   float* weights = scratch;
-  float* panels = weights + kQueryBlock * kKeyTile;
+  float* panels = weights + kRowBlock * kKeyTile;
   float* dout_rows = panels + kKeyTile * wide;
   for (int64_t task = task_begin; task < task_end; ++task) {
     const PairBlock s(a, task);
@@ -384,8 +384,8 @@ static void weighted_sum_backward(const WeightedSum& a, int64_t task_begin, int6
       multiply(s.n_q, keys, d, {dout, d, 1}, panels_of(panels, d), a.dz + s.at + key, s.n_k, kFresh);
     }
     clear(a.dv + s.first_k * d, s.n_k * d);
-    for (int64_t row = 0; row < s.n_q; row += kQueryBlock) {
-      const int64_t rows = at_most(kQueryBlock, s.n_q - row);
+    for (int64_t row = 0; row < s.n_q; row += kRowBlock) {
+      const int64_t rows = at_most(kRowBlock, s.n_q - row);
       const Vectors right = padded_rows(dout + row * d, d, rows, d, dout_rows);
       const float* z = a.z + s.at + row * s.n_k;
       float* dz = a.dz + s.at + row * s.n_k;
@@ -393,7 +393,7 @@ static void weighted_sum_backward(const WeightedSum& a, int64_t task_begin, int6
         multiply(s.n_k, d, rows, {z, 1, s.n_k}, right, a.dv + s.first_k * d, d, kAdd);
         continue;
       }
-      vf greatest[kQueryBlock], factor[kQueryBlock], delta[kQueryBlock];
+      vf greatest[kRowBlock], factor[kRowBlock], delta[kRowBlock];
       for (int64_t i = 0; i < rows; ++i) {
         const float *zi = z + i * s.n_k, *dzi = dz + i * s.n_k;
         const RowSoftmax p(zi, s.n_k);
