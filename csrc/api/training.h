@@ -106,6 +106,52 @@ REGARD_API regard_status regard_embedding_backward(const float* dy, const int32_
 REGARD_API regard_status regard_dropout_apply(const regard_dropout*, const float* x, int64_t n, int64_t width,
                                               float* y);
 
+typedef struct regard_pairs {  // every query with every key of its sequence; z: blocks (n_q, n_k), one after another
+  const int64_t *cu_seqlens_q, *cu_seqlens_k;  // (batch + 1)
+  int64_t batch;
+} regard_pairs;
+
+typedef struct regard_additive_scores {  // z[i][j] = v·tanh(q[i] + k[j])
+  regard_pairs pairs;
+  const float *q, *k, *v;  // (total_q, dim), (total_k, dim), (dim)
+  int64_t dim;
+  float* z;
+  const float* dz;  // backward
+  float *dq, *dk;   // written
+  float* dv;        // added to
+} regard_additive_scores;
+REGARD_API regard_status regard_additive_scores_forward(const regard_additive_scores*);
+REGARD_API regard_status regard_additive_scores_backward(const regard_additive_scores*);
+
+// z[i][j] = weight3·act(weight2 act(q_part[i] + k_part[j] + product (q[i] * k[j])) + bias2) + bias3
+typedef struct regard_activation_unit {
+  regard_pairs pairs;
+  const float *q, *k;            // (total, dim)
+  const float *q_part, *k_part;  // (total, hidden1)
+  int64_t dim, hidden1, hidden2;
+  int activation;
+  const float *product, *weight2, *bias2, *weight3;  // (hidden1, dim), (hidden2, hidden1), (hidden2), (hidden2)
+  float bias3;
+  float* z;
+  const float* dz;                                 // backward
+  float *dq, *dk, *dq_part, *dk_part;              // written
+  float *dproduct, *dweight2, *dbias2, *dweight3;  // added to
+} regard_activation_unit;
+REGARD_API regard_status regard_activation_unit_forward(const regard_activation_unit*);
+REGARD_API regard_status regard_activation_unit_backward(const regard_activation_unit*);
+
+typedef struct regard_weighted_sum {  // out[i] = sum_j a[i][j] v[j], a = softmax of z over j, or z
+  regard_pairs pairs;
+  const float *z, *v;  // (pairs), (total_k, dim)
+  int64_t dim;
+  int softmax;
+  float* out;         // (total_q, dim)
+  const float* dout;  // backward
+  float *dz, *dv;     // written
+} regard_weighted_sum;
+REGARD_API regard_status regard_weighted_sum_forward(const regard_weighted_sum*);
+REGARD_API regard_status regard_weighted_sum_backward(const regard_weighted_sum*);
+
 typedef struct regard_rows {  // the rows of a weight (n_rows, width), and of its state, that a step changes
   const int32_t* rows;        // (n), strictly rising, or NULL: all rows. The gradient is (n, width) or (n_rows, width)
   int64_t n, n_rows, width;

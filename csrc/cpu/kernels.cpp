@@ -11,6 +11,7 @@
 #include "cpu/linear.h"
 #include "cpu/norm.h"
 #include "cpu/optimizer.h"
+#include "cpu/pair_scores.h"
 #include "cpu/quantized.h"
 #include "cpu/sampled.h"
 #include "cpu/topk.h"
@@ -47,6 +48,12 @@ const Kernels table = {
     embedding_forward,
     embedding_backward,
     dropout,
+    additive_scores_forward,
+    additive_scores_backward,
+    activation_unit_forward,
+    activation_unit_backward,
+    weighted_sum_forward,
+    weighted_sum_backward,
     sgd,
     adagrad,
     adam,

@@ -13,6 +13,7 @@ constexpr int64_t kPackedKeys = 1024;  // a history up to this length is packed 
 constexpr int64_t kRowBlock = 48;      // rows scored together against keys or items, or put through a layer
 constexpr int64_t kItemTile = 512;     // items per tile of the catalogue
 constexpr int64_t kKeyBlock = 128;     // keys per block of the attention backward pass
+constexpr int64_t kPairKeys = 96;      // keys that a query's activation unit takes at a time
 constexpr int64_t kPieceRows = 64;     // rows and items that the one-pass cross-entropy takes at a time,
 constexpr int64_t kPieceItems = 256;   // and the most pieces of rows in one of its blocks
 constexpr int64_t kMaxPieces = 16;
@@ -129,6 +130,42 @@ struct Linear {  // y = dropout(activation(x W^T + b)) + residual, for each map
   bool add_to_dx;          // else written
 };
 
+struct Pairs {                 // every query with every key of its sequence; see cpu/pair_scores.h
+  const int64_t *cu_q, *cu_k;  // (batch + 1)
+  const int64_t* at;           // (batch): where the (n_q, n_k) block of a sequence begins in z
+};
+
+struct AdditiveScores : Pairs {
+  const float *q, *k, *v;  // (total_q, dim), (total_k, dim), (dim)
+  int64_t dim;
+  float* z;
+  const float* dz;  // backward
+  float *dq, *dk;
+};
+
+struct ActivationUnit : Pairs {
+  const float *q, *k;            // (total, dim)
+  const float *q_part, *k_part;  // (total, hidden1): of the first layer
+  int64_t dim, hidden1, hidden2;
+  Activation activation;
+  const float *product_panels, *product_rows;  // (hidden1, dim); the rows with stride to the next panel, for backward
+  const float *weight2_panels, *weight2_rows;  // (hidden2, hidden1), likewise
+  const float *bias2, *weight3;                // (hidden2), then 0 to the next panel
+  float bias3;
+  float* z;
+  const float* dz;  // backward
+  float *dq, *dk, *dq_part, *dk_part;
+};
+
+struct WeightedSum : Pairs {
+  const float *z, *v;  // (pairs), (total_k, dim)
+  int64_t dim;
+  bool softmax;  // else z are the weights
+  float* out;
+  const float* dout;  // backward
+  float *dz, *dv;
+};
+
 struct SgdStep {
   float learning_rate, momentum, weight_decay, grad_scale;
 };
@@ -193,6 +230,15 @@ struct Kernels {
   void (*embedding_backward)(const float* dy, const int32_t* ids, int64_t n, int64_t dim, float scale,
                              const float* factors, float* dtable, int64_t id_begin, int64_t id_end);
   void (*dropout)(const Dropout&, const float* x, int64_t width, float* y, int64_t row_begin, int64_t row_end);
+  void (*additive_scores_forward)(const AdditiveScores&, int64_t task_begin, int64_t task_end, float* scratch);
+  // sums: gradients of the parameters, added to
+  void (*additive_scores_backward)(const AdditiveScores&, int64_t task_begin, int64_t task_end, float* sums,
+                                   float* scratch);
+  void (*activation_unit_forward)(const ActivationUnit&, int64_t task_begin, int64_t task_end, float* scratch);
+  void (*activation_unit_backward)(const ActivationUnit&, int64_t task_begin, int64_t task_end, float* sums,
+                                   float* scratch);
+  void (*weighted_sum_forward)(const WeightedSum&, int64_t task_begin, int64_t task_end, float* scratch);
+  void (*weighted_sum_backward)(const WeightedSum&, int64_t task_begin, int64_t task_end, float* scratch);
   void (*sgd)(const SgdStep&, float* weight, const float* grad, float* buffer, int64_t n);  // buffer may be null
   void (*adagrad)(const AdagradStep&, float* weight, const float* grad, float* squares, int64_t n);
   void (*adam)(const AdamStep&, float* weight, const float* grad, float* m, float* v, int64_t n);
@@ -224,6 +270,18 @@ inline int64_t sampled_scratch(int64_t dim, int64_t n_negatives) {
 inline int64_t linear_scratch(int64_t n_in, int64_t n_out, int64_t n_maps) {
   const int64_t in = (n_in + 15) / 16 * 16;
   return (in == n_in ? 0 : n_maps * n_out * in) + kRowBlock * (in + n_out) + 1024;
+}
+inline int64_t additive_scratch(int64_t dim) {
+  const int64_t wide = (dim + 15) / 16 * 16;
+  return (kKeyTile + 4) * wide + 1024;
+}
+inline int64_t activation_unit_scratch(int64_t dim, int64_t hidden1, int64_t hidden2) {
+  const int64_t wide = (dim + 15) / 16 * 16, wide1 = (hidden1 + 15) / 16 * 16, wide2 = (hidden2 + 15) / 16 * 16;
+  return 3 * wide1 * wide + 2 * wide + wide1 + 2 * wide2 + kPairKeys * (2 * wide + 5 * wide1 + 2 * wide2) + 1024;
+}
+inline int64_t weighted_sum_scratch(int64_t dim) {
+  const int64_t wide = (dim + 15) / 16 * 16;
+  return kRowBlock * kKeyTile + (kKeyTile + kRowBlock) * wide + 1024;
 }
 
 }  // namespace regard

@@ -12,6 +12,44 @@ def activation_backward(
     activation: int, dy: NDArray[np.float32], x: NDArray[np.float32], dx: NDArray[np.float32]
 ) -> None: ...
 def activation_forward(activation: int, x: NDArray[np.float32], y: NDArray[np.float32]) -> None: ...
+def activation_unit_backward(
+    dz: NDArray[np.float32],
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    q_part: NDArray[np.float32],
+    k_part: NDArray[np.float32],
+    product: NDArray[np.float32],
+    weight2: NDArray[np.float32],
+    bias2: NDArray[np.float32],
+    weight3: NDArray[np.float32],
+    bias3: NDArray[np.float32],
+    activation: int,
+    cu_seqlens_q: NDArray[np.int64],
+    cu_seqlens_k: NDArray[np.int64],
+    dq: NDArray[np.float32],
+    dk: NDArray[np.float32],
+    dq_part: NDArray[np.float32],
+    dk_part: NDArray[np.float32],
+    dproduct: NDArray[np.float32],
+    dweight2: NDArray[np.float32],
+    dbias2: NDArray[np.float32],
+    dweight3: NDArray[np.float32],
+) -> None: ...
+def activation_unit_forward(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    q_part: NDArray[np.float32],
+    k_part: NDArray[np.float32],
+    product: NDArray[np.float32],
+    weight2: NDArray[np.float32],
+    bias2: NDArray[np.float32],
+    weight3: NDArray[np.float32],
+    bias3: NDArray[np.float32],
+    activation: int,
+    cu_seqlens_q: NDArray[np.int64],
+    cu_seqlens_k: NDArray[np.int64],
+    z: NDArray[np.float32],
+) -> None: ...
 def adagrad(
     weight: NDArray[np.float32],
     grad: NDArray[np.float32],
@@ -36,6 +74,25 @@ def adam(
     decoupled: bool,
     grad_scale: float,
     rows: NDArray[np.int32] | None,
+) -> None: ...
+def additive_scores_backward(
+    dz: NDArray[np.float32],
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    cu_seqlens_q: NDArray[np.int64],
+    cu_seqlens_k: NDArray[np.int64],
+    dq: NDArray[np.float32],
+    dk: NDArray[np.float32],
+    dv: NDArray[np.float32],
+) -> None: ...
+def additive_scores_forward(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    cu_seqlens_q: NDArray[np.int64],
+    cu_seqlens_k: NDArray[np.int64],
+    z: NDArray[np.float32],
 ) -> None: ...
 def attention_backward(
     dout: NDArray[np.float32],
@@ -226,3 +283,21 @@ def topk(
     quantized: NDArray[np.uint8] | None,
 ) -> None: ...
 def version() -> str: ...
+def weighted_sum_backward(
+    dout: NDArray[np.float32],
+    z: NDArray[np.float32],
+    v: NDArray[np.float32],
+    cu_seqlens_q: NDArray[np.int64],
+    cu_seqlens_k: NDArray[np.int64],
+    softmax: bool,
+    dz: NDArray[np.float32],
+    dv: NDArray[np.float32],
+) -> None: ...
+def weighted_sum_forward(
+    z: NDArray[np.float32],
+    v: NDArray[np.float32],
+    cu_seqlens_q: NDArray[np.int64],
+    cu_seqlens_k: NDArray[np.int64],
+    softmax: bool,
+    out: NDArray[np.float32],
+) -> None: ...

@@ -37,20 +37,36 @@ from regard.ops.layers import (
     rms_norm_forward,
 )
 from regard.ops.optimizer import adagrad, adam, sgd, sum_squares
+from regard.ops.pair_scores import (
+    ActivationUnit,
+    Normalize,
+    activation_unit_backward,
+    activation_unit_forward,
+    additive_scores_backward,
+    additive_scores_forward,
+    weighted_sum_backward,
+    weighted_sum_forward,
+)
 from regard.workspace import NEW, Workspace
 
 __all__ = [
     "NEW",
     "Activation",
+    "ActivationUnit",
     "Align",
     "Dropout",
+    "Normalize",
     "Precision",
     "SampledLoss",
     "Workspace",
     "activation_backward",
     "activation_forward",
+    "activation_unit_backward",
+    "activation_unit_forward",
     "adagrad",
     "adam",
+    "additive_scores_backward",
+    "additive_scores_forward",
     "attention_backward",
     "attention_forward",
     "attention_weights",
@@ -76,4 +92,6 @@ __all__ = [
     "sgd",
     "sum_squares",
     "topk",
+    "weighted_sum_backward",
+    "weighted_sum_forward",
 ]

@@ -12,7 +12,7 @@ from regard.workspace import NEW, Workspace
 if TYPE_CHECKING:
     from regard.ops.arguments import Floats, Ints
 
-_ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4}
+ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4}
 
 
 def linear_forward(
@@ -44,7 +44,7 @@ def linear_forward(
     saved : what :func:`linear_backward` needs besides
         None without activation; ``y`` for relu without residual; else the value before the activation.
     """
-    code = choice("activation", activation, _ACTIVATIONS)
+    code = choice("activation", activation, ACTIVATIONS)
     shape = (shape_of("x", x, 2)[0], shape_of("weight", weight, 2)[0])
     y = workspace.empty(shape) if out is None else out
     y_serves = activation == "relu" and residual is None
@@ -70,7 +70,7 @@ def linear_backward(
 
     They are added to what is given. That of the residual is ``dy`` itself.
     """
-    code, add_to_dx = choice("activation", activation, _ACTIVATIONS), dx is not None
+    code, add_to_dx = choice("activation", activation, ACTIVATIONS), dx is not None
     if activation is not None and saved is None:
         raise ValueError("saved: expected the array that linear_forward returned, got None")
     n_out, n_in = shape_of("weight", weight, 2)
@@ -112,7 +112,7 @@ def activation_forward(x: Floats, *, activation: Activation, workspace: Workspac
     gelu is ``x Phi(x)`` (Hendrycks and Gimpel 2016, arXiv:1606.08415), silu ``x sigmoid(x)`` (Elfwing et al. 2017,
     arXiv:1702.03118).
     """
-    code, values = choice("activation", activation, _ACTIVATIONS), flat("x", x)
+    code, values = choice("activation", activation, ACTIVATIONS), flat("x", x)
     y = workspace.empty(x.shape)
     _core.activation_forward(code, values, y.reshape(-1))
     return y
@@ -120,7 +120,7 @@ def activation_forward(x: Floats, *, activation: Activation, workspace: Workspac
 
 def activation_backward(dy: Floats, x: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
     """``dy`` times the slope at ``x`` (for relu the result serves as well as the input)."""
-    code, gradient, values = choice("activation", activation, _ACTIVATIONS), flat("dy", dy), flat("x", x)
+    code, gradient, values = choice("activation", activation, ACTIVATIONS), flat("dy", dy), flat("x", x)
     dx = workspace.empty(x.shape)
     _core.activation_backward(code, gradient, values, dx.reshape(-1))
     return dx
@@ -142,7 +142,7 @@ def gate_forward(gate: Floats, value: Floats, *, activation: Activation, workspa
     y : (n, dim) float32
     """
     y = workspace.empty(shape_of("gate", gate, 2))
-    _core.gate_forward(choice("activation", activation, _ACTIVATIONS), gate, value, y)
+    _core.gate_forward(choice("activation", activation, ACTIVATIONS), gate, value, y)
     return y
 
 
@@ -152,7 +152,7 @@ def gate_backward(
     """Gradients of :func:`gate_forward`: ``dgate`` and ``dvalue`` (n, dim)."""
     shape = shape_of("gate", gate, 2)
     dgate, dvalue = workspace.empty(shape), workspace.empty(shape)
-    _core.gate_backward(choice("activation", activation, _ACTIVATIONS), dy, gate, value, dgate, dvalue)
+    _core.gate_backward(choice("activation", activation, ACTIVATIONS), dy, gate, value, dgate, dvalue)
     return dgate, dvalue
 
 
