@@ -92,9 +92,12 @@ def item_tables(steps: list[Step]) -> tuple[str, str]:
     return steps[0]["table"], steps[-1]["table"]
 
 
-def forward(steps: list[Step], run: Run) -> tuple[Array, Backward]:
-    """Run the list. ``backward(dy)`` goes through it from the end and adds to ``run.grads``."""
-    x: Array = np.empty((0, 0), np.float32)
+def forward(steps: list[Step], run: Run, x: Array | None = None) -> tuple[Array, Backward]:
+    """Run the list. ``backward(dy)`` goes through it from the end and adds to ``run.grads``.
+
+    A list that does not begin with "embed" takes its ``x``, and ``backward`` gives the gradient of it.
+    """
+    x = np.empty((0, 0), np.float32) if x is None else x
     backwards: list[Backward] = []
     for step in joined(steps):
         x, backward = KINDS[step["kind"]](x, step, run)

@@ -122,8 +122,8 @@ class Ragged:
         bounds = self.offsets.tolist()
         return (self.values[a:b] for a, b in pairwise(bounds))
 
-    def _pieces(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Ragged:
-        """The pieces ``values[starts[i]:starts[i] + lengths[i]]`` as rows."""
+    def pieces(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Ragged:
+        """The pieces ``values[starts[i]:starts[i] + lengths[i]]`` as rows, wherever rows begin."""
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return Ragged(self.values[places], offsets)
@@ -139,16 +139,16 @@ class Ragged:
         if chosen.dtype == bool and chosen.shape != (self.n_rows,):
             raise ValueError(f"rows: expected a mask of shape ({self.n_rows},), got {chosen.shape}")
         chosen = chosen.astype(np.int64) if chosen.size == 0 else chosen
-        return self._pieces(self.offsets[:-1][chosen], self.lengths[chosen])
+        return self.pieces(self.offsets[:-1][chosen], self.lengths[chosen])
 
     def head(self, n: int | ArrayLike) -> Ragged:
         """The first `n` values of each row, `n` an int or (n_rows,) integers; all of a shorter row."""
-        return self._pieces(self.offsets[:-1], np.minimum(self.lengths, _counts(n)))
+        return self.pieces(self.offsets[:-1], np.minimum(self.lengths, _counts(n)))
 
     def tail(self, n: int | ArrayLike) -> Ragged:
         """The last `n` values of each row, `n` an int or (n_rows,) integers; all of a shorter row."""
         lengths = np.minimum(self.lengths, _counts(n))
-        return self._pieces(self.offsets[1:] - lengths, lengths)
+        return self.pieces(self.offsets[1:] - lengths, lengths)
 
     def drop_last(self, k: int | ArrayLike = 1) -> Ragged:
         """Each row without its last `k` values, `k` an int or (n_rows,) integers; empty where it has no more."""

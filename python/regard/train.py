@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -24,21 +24,15 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
     Parameters = dict[str, Array]
+    Rows = dict[str, NDArray[np.int32]]
 
 Callback = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to train; the names are those of the recommender's arguments."""
+class RunSettings:
+    """How to train any model; the names are those of the recommender's arguments."""
 
-    max_len: int
-    windows: str
-    loss: str
-    n_negatives: int
-    negatives: str
-    logq_correction: bool
-    gbce_t: float
     optimizer: str
     learning_rate: float
     weight_decay: float
@@ -48,29 +42,43 @@ class Settings:
     batch_size: int
     epochs: int
     patience: int
-    precision: Any
     random_state: int
 
     def __post_init__(self) -> None:
-        for name in ("max_len", "batch_size", "epochs", "patience", "n_negatives"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        choices: dict[str, Iterable[str]] = {
-            "windows": ("last", "random"),
-            "loss": LOSSES,
-            "negatives": ("uniform", "popularity"),
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        self._check(("batch_size", "epochs", "patience"), {"optimizer": OPTIMIZERS, "schedule": SCHEDULES})
         for name in ("learning_rate", *(["max_norm"] if self.max_norm is not None else [])):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
         for name in ("weight_decay", "random_state", *(["warmup_steps"] if self.warmup_steps is not None else [])):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+
+    def _check(self, counts: Iterable[str], choices: Mapping[str, Iterable[str]]) -> None:
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Settings(RunSettings):
+    """How to train a model that foretells the next item."""
+
+    max_len: int
+    windows: str
+    loss: str
+    n_negatives: int
+    negatives: str
+    logq_correction: bool
+    gbce_t: float
+    precision: Any
+
+    def __post_init__(self) -> None:
+        choices = {"windows": ("last", "random"), "loss": LOSSES, "negatives": ("uniform", "popularity")}
+        self._check(("max_len", "n_negatives"), choices)
+        super().__post_init__()
         if not 0 <= self.gbce_t <= 1:
             raise ValueError(f"gbce_t: expected from 0 to 1, got {self.gbce_t}")
 
@@ -120,10 +128,22 @@ def train(
     parameters. A loss that draws negatives needs the gradient of those rows of the item tables only that a batch has.
     """
     run = Training(steps, params, sequences, settings, popularity)
+    return complete(run, validate=validate, callbacks=callbacks, progress=progress, checkpoint=checkpoint)
+
+
+def complete(
+    run: TrainingRun,
+    *,
+    validate: Callable[[Parameters], float] | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Outcome:
+    """Train to the end; arguments as of :func:`train`."""
     if checkpoint is not None:
         run.go_on_from(checkpoint)
     callbacks = list(callbacks)
-    line = Progress(settings.epochs, run.n_batches, progress)
+    line = Progress(run.settings.epochs, run.n_batches, progress)
     interrupted = False
     try:
         while not run.finished:
@@ -151,42 +171,30 @@ def train(
 _PROGRESS = ("epoch", "batch", "losses", "events", "history", "best_epoch", "best_metric", "finished")
 
 
-class Training:
-    """A run under way: all that decides its next step."""
+class TrainingRun:
+    """A run under way: all that decides its next step. A subclass draws the epochs and computes the gradients.
+
+    Parameters
+    ----------
+    steps, params : the model; ``params`` is changed in place
+    settings : RunSettings
+    n_examples : int
+        ``settings.batch_size`` of them make a batch.
+    cut : names of the parameters of which a step has the gradient of some rows only
+    """
 
     def __init__(
-        self,
-        steps: list[Step],
-        params: Parameters,
-        sequences: Ragged,
-        settings: Settings,
-        popularity: NDArray[np.int64],
+        self, steps: list[Step], params: Parameters, settings: RunSettings, n_examples: int, cut: Collection[str] = ()
     ) -> None:
-        self.steps, self.params, self.settings = steps, params, settings
-        self.tables = item_tables(steps)
-        self.sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
-        if len(self.sequences) == 0:
-            raise ValueError("training data: expected at least one user with two events or more, got none")
-        self.n_batches = -(-len(self.sequences) // settings.batch_size)
+        self.steps, self.params, self.settings, self.n_examples = steps, params, settings, n_examples
+        self.n_batches = -(-n_examples // settings.batch_size)
         self.optimizer = OPTIMIZERS[settings.optimizer](
             params,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             max_norm=settings.max_norm,
         )
-        self.sampler = None
-        whole = dict(params)
-        if settings.loss in SAMPLED:
-            self.sampler = Sampler(
-                popularity,
-                n_negatives=settings.n_negatives,
-                distribution=settings.negatives,
-                logq_correction=settings.logq_correction,
-                gbce_t=settings.gbce_t,
-            )
-            for table in self.tables:
-                whole.pop(table, None)
-        self.grads = {name: np.zeros_like(weight) for name, weight in whole.items()}
+        self.grads = {name: np.zeros_like(weight) for name, weight in params.items() if name not in cut}
         self.ws = Workspace()
 
         self.epoch, self.batch, self.losses, self.events = 1, 0, 0.0, 0
@@ -195,6 +203,16 @@ class Training:
         self.best_epoch: int = 0
         self.best_metric: float | None = None
         self.finished = self.best_is_stale = False
+
+    def _draw(self, rng: np.random.Generator) -> None:
+        """What an epoch draws beside the order of the examples."""
+
+    def _gradients(self, examples: NDArray[np.int64], number: int) -> tuple[float, int, Parameters, Rows]:
+        """Mean loss over the events of a batch, their number, gradients, and which rows of cut parameters these are.
+
+        ``number`` is that of the step, from 1. `grads` holds zeros.
+        """
+        raise NotImplementedError
 
     # ---- for a checkpoint ---------------------------------------------------------------------------------------
 
@@ -228,14 +246,10 @@ class Training:
     # ---- an epoch -----------------------------------------------------------------------------------------------
 
     def begin_epoch(self) -> None:
-        """Order and windows of the epoch: they depend on the seed and its number alone."""
-        settings, lengths = self.settings, self.sequences.lengths
-        rng = np.random.default_rng([settings.random_state, self.epoch])
-        order = rng.permutation(len(self.sequences))
-        ends = lengths
-        if settings.windows == "random":
-            ends = lengths - rng.integers(0, np.maximum(lengths - (settings.max_len + 1), 0) + 1)
-        self.windows = self.sequences.head(ends).tail(settings.max_len + 1)
+        """Draw the epoch: it depends on the seed and its number alone."""
+        rng = np.random.default_rng([self.settings.random_state, self.epoch])
+        order = rng.permutation(self.n_examples)
+        self._draw(rng)
         self.batches = np.array_split(order, self.n_batches)
         self.started, self.started_with = time.perf_counter(), self.events
 
@@ -244,58 +258,19 @@ class Training:
         return (self.events - self.started_with) / (time.perf_counter() - self.started)
 
     def step(self) -> None:
-        """One batch: every event but the last of a window predicts the one after it."""
-        settings, optimizer = self.settings, self.optimizer
-        windows = self.windows.take(self.batches[self.batch])
-        items = np.delete(windows.values, windows.offsets[1:] - 1)
-        targets = np.delete(windows.values, windows.offsets[:-1])
-        cu_seqlens = windows.offsets - np.arange(len(windows) + 1)
-        number = optimizer.step_count + 1
+        """One batch."""
+        settings, number = self.settings, self.optimizer.step_count + 1
         self.ws.reset()
         for gradient in self.grads.values():
             gradient.fill(0)
-        params, grads, negatives = self.params, self.grads, None
-        rows: dict[str, NDArray[np.int32]] = {}
-        if self.sampler is not None:
-            negatives = self.sampler.draw(settings.random_state, number)
-            (items, targets, drawn), params, grads, rows = self._touched(items, targets, negatives.rows)
-            negatives = negatives._replace(rows=drawn)
-
-        run = Run(items, cu_seqlens, params, grads, settings.random_state, number, self.ws)
-        h, backward = forward(self.steps, run)
-        scored = self.tables[1]
-        loss, dh = LOSSES[settings.loss](
-            h, params[scored], targets, negatives, run.add_grad(scored), precision=settings.precision, ws=self.ws
-        )
-        backward(dh)
-
+        loss, n_events, grads, rows = self._gradients(self.batches[self.batch], number)
         n_steps = settings.epochs * self.n_batches
         warmup = min(100, n_steps // 20) if settings.warmup_steps is None else settings.warmup_steps
         factor = learning_rate_factor(number, n_steps, schedule=settings.schedule, warmup_steps=warmup)
-        optimizer.step(grads, factor, rows)
-        self.losses += loss * len(targets)
-        self.events += len(targets)
+        self.optimizer.step(grads, factor, rows)
+        self.losses += loss * n_events
+        self.events += n_events
         self.batch += 1
-
-    def _touched(
-        self, *ids: NDArray[np.int32]
-    ) -> tuple[list[NDArray[np.int32]], Parameters, Parameters, dict[str, NDArray[np.int32]]]:
-        """Item tables cut to the rows that a batch has, so that no gradient is as large as the catalogue.
-
-        Takes the items read, the targets and the negatives. Gives the same as places in the cut tables, all parameters
-        and gradients with the cut tables in them, and which rows of each table these are.
-        """
-        read, scored = self.tables
-        params, grads, rows, places = dict(self.params), dict(self.grads), {}, []
-        uses: dict[str, list[NDArray[np.int32]]] = {}
-        for table, part in zip((read, scored, scored), ids, strict=True):
-            uses.setdefault(table, []).append(part)
-        for table, parts in uses.items():
-            rows[table], place = np.unique(np.concatenate(parts), return_inverse=True)
-            places += np.split(place.astype(np.int32), np.cumsum([len(part) for part in parts])[:-1])
-            params[table] = ops.embedding_forward(self.params[table], rows[table], workspace=self.ws)
-            grads[table] = self.ws.zeros(params[table].shape)
-        return places, params, grads, rows
 
     def end_epoch(self, validate: Callable[[Parameters], float] | None) -> dict[str, Any]:
         """Validate, keep the best; gives the entry of the history."""
@@ -328,6 +303,82 @@ class Training:
             for name, weight in self.params.items():
                 np.copyto(self.best[name], weight)
             self.best_is_stale = False
+
+
+class Training(TrainingRun):
+    """A run in which every place of a sequence foretells the item after it."""
+
+    settings: Settings
+
+    def __init__(
+        self,
+        steps: list[Step],
+        params: Parameters,
+        sequences: Ragged,
+        settings: Settings,
+        popularity: NDArray[np.int64],
+    ) -> None:
+        self.tables = item_tables(steps)
+        self.sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
+        if len(self.sequences) == 0:
+            raise ValueError("training data: expected at least one user with two events or more, got none")
+        self.sampler = None
+        if settings.loss in SAMPLED:
+            self.sampler = Sampler(
+                popularity,
+                n_negatives=settings.n_negatives,
+                distribution=settings.negatives,
+                logq_correction=settings.logq_correction,
+                gbce_t=settings.gbce_t,
+            )
+        super().__init__(steps, params, settings, len(self.sequences), () if self.sampler is None else self.tables)
+
+    def _draw(self, rng: np.random.Generator) -> None:
+        settings, lengths = self.settings, self.sequences.lengths
+        ends = lengths
+        if settings.windows == "random":
+            ends = lengths - rng.integers(0, np.maximum(lengths - (settings.max_len + 1), 0) + 1)
+        self.windows = self.sequences.head(ends).tail(settings.max_len + 1)
+
+    def _gradients(self, examples: NDArray[np.int64], number: int) -> tuple[float, int, Parameters, Rows]:
+        """Every event but the last of a window predicts the one after it."""
+        settings, windows = self.settings, self.windows.take(examples)
+        items = np.delete(windows.values, windows.offsets[1:] - 1)
+        targets = np.delete(windows.values, windows.offsets[:-1])
+        cu_seqlens = windows.offsets - np.arange(len(windows) + 1)
+        params, grads, negatives = self.params, self.grads, None
+        rows: Rows = {}
+        if self.sampler is not None:
+            negatives = self.sampler.draw(settings.random_state, number)
+            (items, targets, drawn), params, grads, rows = self._touched(items, targets, negatives.rows)
+            negatives = negatives._replace(rows=drawn)
+
+        run = Run(items, cu_seqlens, params, grads, settings.random_state, number, self.ws)
+        h, backward = forward(self.steps, run)
+        scored = self.tables[1]
+        loss, dh = LOSSES[settings.loss](
+            h, params[scored], targets, negatives, run.add_grad(scored), precision=settings.precision, ws=self.ws
+        )
+        backward(dh)
+        return loss, len(targets), grads, rows
+
+    def _touched(self, *ids: NDArray[np.int32]) -> tuple[list[NDArray[np.int32]], Parameters, Parameters, Rows]:
+        """Item tables cut to the rows that a batch has, so that no gradient is as large as the catalogue.
+
+        Takes the items read, the targets and the negatives. Gives the same as places in the cut tables, all parameters
+        and gradients with the cut tables in them, and which rows of each table these are.
+        """
+        read, scored = self.tables
+        params, grads, rows, places = dict(self.params), dict(self.grads), {}, []
+        uses: dict[str, list[NDArray[np.int32]]] = {}
+        for table, part in zip((read, scored, scored), ids, strict=True):
+            uses.setdefault(table, []).append(part)
+        for table, parts in uses.items():
+            rows[table], place = np.unique(np.concatenate(parts), return_inverse=True)
+            places += np.split(place.astype(np.int32), np.cumsum([len(part) for part in parts])[:-1])
+            params[table] = ops.embedding_forward(self.params[table], rows[table], workspace=self.ws)
+            grads[table] = self.ws.zeros(params[table].shape)
+        return places, params, grads, rows
 
 
 class Progress:
