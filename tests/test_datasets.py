@@ -31,6 +31,9 @@ def test_every_set_has_the_numbers_of_its_card(name: str) -> None:
         assert all((np.diff(times) >= 0).all() for times in data.times)
 
 
+ATTRIBUTES = {"yelp/Yelp_item2attributes.json.gz": b'{"2": [1, 7]}'}
+
+
 def put(folder: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         path = folder / name
@@ -65,12 +68,14 @@ def test_ml_100k_is_sorted_by_time_and_equal_times_keep_file_order(
 ) -> None:
     files = {
         "ml-100k/u.data.gz": b"1\t3\t5\t20\n1\t2\t5\t10\n1\t1\t5\t20\n",
-        "ml-100k/u.item.gz": b"1|A (1990)|x\n2|Caf\xe9 (1991)|x\n3|C|x\n",
+        "ml-100k/u.item.gz": b"1|A (1990)|0|1%s\n2|Caf\xe9 (1991)|1|1%s\n3|C|0|0%s\n".replace(b"%s", b"|0" * 17),
     }
     small(monkeypatch, "ml-100k", 1, 3, 3)
     data = datasets.load("ml-100k", folder=put(tmp_path, files))
     assert data.sequences.tolist() == [[1, 2, 0]] and data.times is not None and data.times.tolist() == [[10, 20, 20]]
     assert data.titles is not None and data.titles[1] == "Café (1991)"
+    assert data.features is not None and data.features.categories["genres"] == [["1"], ["0", "1"], []]
+    np.testing.assert_array_equal(data.features.numbers["year"], [1990, 1991, np.nan])
 
 
 def test_ml_latest_small_reads_quoted_titles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +90,7 @@ def test_ml_latest_small_reads_quoted_titles(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_folder_comes_from_the_argument_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path, {"lastfm/LastFM.txt.gz": b"1 5 6 5\n"})
+    put(tmp_path, {"lastfm/LastFM.txt.gz": b"1 5 6 5\n", "lastfm/LastFM_item2attributes.json.gz": b'{"5": [2]}'})
     small(monkeypatch, "lastfm", 1, 2, 3)
     monkeypatch.delenv("REGARD_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match=r"lastfm: set the environment variable REGARD_DATA, .* lastfm/LastFM"):
@@ -97,7 +102,7 @@ def test_the_folder_comes_from_the_argument_or_the_environment(tmp_path: Path, m
 
 
 def test_files_that_differ_from_the_card_are_refused(tmp_path: Path) -> None:
-    put(tmp_path, {"yelp/Yelp.txt.gz": b"1 2 3\n"})
+    put(tmp_path, {"yelp/Yelp.txt.gz": b"1 2 3\n", **ATTRIBUTES})
     with pytest.raises(ValueError, match="yelp: expected n_users 30,431, got 1; the files differ"):
         datasets.load("yelp", folder=tmp_path)
     path = tmp_path / "yelp" / "Yelp.txt.gz"
@@ -128,7 +133,7 @@ def test_sessions_come_with_their_test(tmp_path: Path, monkeypatch: pytest.Monke
     assert report.n_cold_targets == 1
     with pytest.raises(ValueError, match=r"name: yelp comes without a test; diginetica, .* have one"):
         small(monkeypatch, "yelp", 1, 2, 2)
-        datasets.given_split("yelp", folder=put(tmp_path, {"yelp/Yelp.txt.gz": b"1 2 3\n"}))
+        datasets.given_split("yelp", folder=put(tmp_path, {"yelp/Yelp.txt.gz": b"1 2 3\n", **ATTRIBUTES}))
     put(tmp_path, {"diginetica/test.txt.gz": b"6 5\t9\n6 5\n"})
     with pytest.raises(ValueError, match="expected lines of items, a tab and a target, got another in line 2"):
         datasets.given_split("diginetica", folder=tmp_path)

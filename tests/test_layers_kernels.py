@@ -266,6 +266,31 @@ def test_a_gradient_that_is_nan_reaches_its_row_alone(isa, rng):
     assert np.isnan(table).all(axis=1).tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize("dim", WIDTHS)
+def test_bags_are_weighted_sums_of_rows(dim, isa, rng):
+    table, start = normal(rng, 40, dim), normal(rng, 300, dim)
+    lengths = rng.integers(0, 6, 300)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids, weights = rng.integers(0, 40, offsets[-1]).astype(np.int32), rng.random(offsets[-1], np.float32)
+    matrix = np.zeros((300, 40))
+    np.add.at(matrix, (np.repeat(np.arange(300), lengths), ids), weights)
+    exact, naive = start + matrix @ table.astype(np.float64), start + matrix.astype(np.float32) @ table
+    found = ops.embedding_bag_forward(table, ids, weights, offsets, out=start.copy())
+    reference.assert_within_rule(found, exact, naive, "y")
+    dy, before = normal(rng, 300, dim), normal(rng, 40, dim)
+    exact = before + matrix.T @ dy.astype(np.float64)
+    naive = before + matrix.T.astype(np.float32) @ dy
+    found = ops.embedding_bag_backward(dy, ids, weights, offsets, before.copy())
+    reference.assert_within_rule(found, exact, naive, "dtable")
+
+
+def test_an_empty_bag_is_zero_and_no_bags_are_nothing(isa):
+    table, none = np.ones((3, 4), np.float32), np.zeros(0, np.int32)
+    empty = ops.embedding_bag_forward(table, none, none.astype(np.float32), np.zeros(3, np.int64))
+    np.testing.assert_array_equal(empty, np.zeros((2, 4)))
+    assert ops.embedding_bag_forward(table, none, none.astype(np.float32), np.zeros(1, np.int64)).shape == (0, 4)
+
+
 # ---- dropout ----
 
 
@@ -393,6 +418,21 @@ WRONG = [
         lambda: ops.embedding_backward(X, IDS - 1, W.copy()),
         ValueError,
         "ids: expected rows from 0 to 4, got -1 at place 0",
+    ),
+    (
+        lambda: ops.embedding_bag_forward(W, np.array([0, 5, 0], np.int32), B[:3], np.array([0, 3])),
+        ValueError,
+        "ids: expected rows from 0 to 4, got 5 at place 1",
+    ),
+    (
+        lambda: ops.embedding_bag_forward(W, IDS, B[:3], np.array([0, 2])),
+        ValueError,
+        "cu_seqlens: expected to end with 3, got 2",
+    ),
+    (
+        lambda: ops.embedding_bag_backward(X, IDS, B[:2], np.array([0, 1, 2, 3]), W.copy()),
+        ValueError,
+        "weights: expected shape (3,), got (2,)",
     ),
     (lambda: ops.dropout(X, ops.Dropout(-0.1)), ValueError, "dropout: expected a rate from 0 to below 1, got -0.1"),
     (lambda: ops.dropout(X[0], ops.Dropout(0.1)), ValueError, "x: expected 2 dimensions, got shape (4,)"),

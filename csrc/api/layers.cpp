@@ -13,6 +13,14 @@ void check_rows(int64_t n, int64_t dim, const char* dim_name) {
   regard::at_least(dim, 1, dim_name);
 }
 
+void check_bags(const int32_t* ids, const float* weights, const int64_t* offsets, int64_t n_bags, int64_t n_ids,
+                int64_t dim) {
+  check_rows(n_bags, dim, "dim");
+  check_offsets(offsets, n_bags, "cu_seqlens");
+  check_ids(ids, offsets[n_bags], n_ids, "ids");
+  require(weights, "weights", offsets[n_bags]);
+}
+
 struct LinearCall {
   std::vector<LinearMap> maps;
   Dropout dropout{};
@@ -243,6 +251,34 @@ regard_status regard_embedding_backward(const float* dy, const int32_t* ids, int
     // Each part owns a range of ids and reads all of dy's ids: no two parts write the same row.
     Parts(n_ids, 8, 256).each([&](int64_t, int64_t begin, int64_t end) {
       use.embedding_backward(dy, ids, n, dim, static_cast<float>(scale), nullptr, dtable, begin, end);
+    });
+  });
+}
+
+regard_status regard_embedding_bag_forward(const float* table, const int32_t* ids, const float* weights,
+                                           const int64_t* offsets, int64_t n_bags, int64_t n_ids, int64_t dim,
+                                           float* y) {
+  return guarded([&] {
+    check_bags(ids, weights, offsets, n_bags, n_ids, dim);
+    require(table, "table");
+    require(y, "y", n_bags);
+    const Kernels& use = kernels();
+    Parts(n_bags, 64, kRowPart).each([&](int64_t, int64_t begin, int64_t end) {
+      use.embedding_bag_forward(table, ids, weights, offsets, dim, y, begin, end);
+    });
+  });
+}
+
+regard_status regard_embedding_bag_backward(const float* dy, const int32_t* ids, const float* weights,
+                                            const int64_t* offsets, int64_t n_bags, int64_t n_ids, int64_t dim,
+                                            float* dtable) {
+  return guarded([&] {
+    check_bags(ids, weights, offsets, n_bags, n_ids, dim);
+    require(dtable, "dtable");
+    require(dy, "dy", n_bags);
+    const Kernels& use = kernels();
+    Parts(n_ids, 8, 256).each([&](int64_t, int64_t begin, int64_t end) {
+      use.embedding_bag_backward(dy, ids, weights, offsets, n_bags, dim, dtable, begin, end);
     });
   });
 }

@@ -103,6 +103,13 @@ REGARD_API regard_status regard_embedding_forward(const float* table, const int3
                                                   int64_t dim, double scale, float* y);
 REGARD_API regard_status regard_embedding_backward(const float* dy, const int32_t* ids, int64_t n, int64_t n_ids,
                                                    int64_t dim, double scale, float* dtable);
+// Both add: y (n_bags, dim) += weighted sums of rows of table; dtable += their gradient. offsets (n_bags + 1)
+REGARD_API regard_status regard_embedding_bag_forward(const float* table, const int32_t* ids, const float* weights,
+                                                      const int64_t* offsets, int64_t n_bags, int64_t n_ids,
+                                                      int64_t dim, float* y);
+REGARD_API regard_status regard_embedding_bag_backward(const float* dy, const int32_t* ids, const float* weights,
+                                                       const int64_t* offsets, int64_t n_bags, int64_t n_ids,
+                                                       int64_t dim, float* dtable);
 REGARD_API regard_status regard_dropout_apply(const regard_dropout*, const float* x, int64_t n, int64_t width,
                                               float* y);
 

@@ -189,6 +189,34 @@ void bind_layers(py::module_& m) {
       },
       py::arg("dy"), py::arg("ids"), py::arg("scale"), py::arg("dtable"));
   m.def(
+      "embedding_bag_forward",
+      [](const py::object& table, const py::object& ids, const py::object& weights, const py::object& cu_seqlens,
+         const py::object& y) {
+        const Shape shape = shape_of(table, "table", 2);
+        const int64_t n = shape_of(cu_seqlens, "cu_seqlens", 1)[0] - 1, total = shape_of(ids, "ids", 1)[0];
+        const float* t = in<float>(table, "table", shape);
+        const int64_t* bags = offsets(cu_seqlens, "cu_seqlens", kAny, total);
+        const int32_t* rows = in<int32_t>(ids, "ids", {total});
+        const float* w = in<float>(weights, "weights", {total});
+        float* result = out<float>(y, "out", {n, shape[1]});
+        call([&] { return regard_embedding_bag_forward(t, rows, w, bags, n, shape[0], shape[1], result); });
+      },
+      py::arg("table"), py::arg("ids"), py::arg("weights"), py::arg("cu_seqlens"), py::arg("y"));
+  m.def(
+      "embedding_bag_backward",
+      [](const py::object& dy, const py::object& ids, const py::object& weights, const py::object& cu_seqlens,
+         const py::object& dtable) {
+        const Shape shape = shape_of(dtable, "dtable", 2);
+        const int64_t n = shape_of(cu_seqlens, "cu_seqlens", 1)[0] - 1, total = shape_of(ids, "ids", 1)[0];
+        float* t = out<float>(dtable, "dtable", shape);
+        const int64_t* bags = offsets(cu_seqlens, "cu_seqlens", kAny, total);
+        const int32_t* rows = in<int32_t>(ids, "ids", {total});
+        const float* w = in<float>(weights, "weights", {total});
+        const float* d = in<float>(dy, "dy", {n, shape[1]});
+        call([&] { return regard_embedding_bag_backward(d, rows, w, bags, n, shape[0], shape[1], t); });
+      },
+      py::arg("dy"), py::arg("ids"), py::arg("weights"), py::arg("cu_seqlens"), py::arg("dtable"));
+  m.def(
       "dropout",
       [](const py::object& x, const py::object& dropout, const py::object& y) {
         const Shape shape = shape_of(x, "x", 2);

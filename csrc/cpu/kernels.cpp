@@ -47,6 +47,8 @@ const Kernels table = {
     gate_backward,
     embedding_forward,
     embedding_backward,
+    embedding_bag_forward,
+    embedding_bag_backward,
     dropout,
     additive_scores_forward,
     additive_scores_backward,

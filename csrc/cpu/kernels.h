@@ -229,6 +229,11 @@ struct Kernels {
   // in the order of i, for ids in [id_begin, id_end): adds scale * dy[i], times factors[i] if given, to dtable[ids[i]]
   void (*embedding_backward)(const float* dy, const int32_t* ids, int64_t n, int64_t dim, float scale,
                              const float* factors, float* dtable, int64_t id_begin, int64_t id_end);
+  // y[bag] += sum of weights[j] * table[ids[j]] over the entries of the bag; and its gradient, for ids in a range
+  void (*embedding_bag_forward)(const float* table, const int32_t* ids, const float* weights, const int64_t* offsets,
+                                int64_t dim, float* y, int64_t bag_begin, int64_t bag_end);
+  void (*embedding_bag_backward)(const float* dy, const int32_t* ids, const float* weights, const int64_t* offsets,
+                                 int64_t n_bags, int64_t dim, float* dtable, int64_t id_begin, int64_t id_end);
   void (*dropout)(const Dropout&, const float* x, int64_t width, float* y, int64_t row_begin, int64_t row_end);
   void (*additive_scores_forward)(const AdditiveScores&, int64_t task_begin, int64_t task_end, float* scratch);
   // sums: gradients of the parameters, added to

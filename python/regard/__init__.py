@@ -11,6 +11,7 @@ from regard._core import version as _version
 if TYPE_CHECKING:
     from regard import baselines, datasets, nn, ops, plots, splits
     from regard.data import Interactions
+    from regard.features import ItemFeatures
     from regard.metrics import evaluate
     from regard.models.self_attention import SelfAttentionRecommender
     from regard.nn.attention_model import AttentionModel
@@ -22,6 +23,7 @@ __version__ = _version()
 __all__ = [
     "AttentionModel",
     "Interactions",
+    "ItemFeatures",
     "Ragged",
     "Recommendations",
     "SelfAttentionRecommender",
@@ -43,6 +45,7 @@ __all__ = [
 _HOME = {
     "AttentionModel": "regard.nn.attention_model",
     "Interactions": "regard.data",
+    "ItemFeatures": "regard.features",
     "Ragged": "regard.ragged",
     "Recommendations": "regard.recommender",
     "SelfAttentionRecommender": "regard.models.self_attention",

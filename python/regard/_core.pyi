@@ -159,6 +159,20 @@ def dropout(x: NDArray[np.float32], dropout: _Dropout, y: NDArray[np.float32]) -
 def embedding_backward(
     dy: NDArray[np.float32], ids: NDArray[np.int32], scale: float, dtable: NDArray[np.float32]
 ) -> None: ...
+def embedding_bag_backward(
+    dy: NDArray[np.float32],
+    ids: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    cu_seqlens: NDArray[np.int64],
+    dtable: NDArray[np.float32],
+) -> None: ...
+def embedding_bag_forward(
+    table: NDArray[np.float32],
+    ids: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    cu_seqlens: NDArray[np.int64],
+    y: NDArray[np.float32],
+) -> None: ...
 def embedding_forward(
     table: NDArray[np.float32], ids: NDArray[np.int32], scale: float, y: NDArray[np.float32]
 ) -> None: ...

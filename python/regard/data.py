@@ -6,6 +6,7 @@ the input that cannot be used are never dropped in silence: they are counted by 
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import html
+from .features import ItemFeatures
 from .frames import frame_columns, library_of, make_frame
 from .ids import as_ids, rows_of
 from .ragged import Ragged
@@ -99,6 +101,8 @@ class Interactions:
     times : Ragged of int64 (whole seconds) or float64, or None
     weights : Ragged of float32, or None
     titles : (n_items,) str, or None
+    features : ItemFeatures, or None
+        What is known of the items; see `with_features`.
     report : DataReport
         Rows that could not be used, by reason, with the first examples.
     library : "polars", "pandas", "pyarrow", or None
@@ -131,6 +135,7 @@ class Interactions:
     titles: NDArray[np.str_] | None
     report: DataReport
     library: str | None = None
+    features: ItemFeatures | None = None
 
     def __init__(
         self,
@@ -228,6 +233,7 @@ class Interactions:
         times: Ragged | None = None,
         weights: Ragged | None = None,
         titles: NDArray[np.str_] | None = None,
+        features: ItemFeatures | None = None,
     ) -> Self:
         """Interactions from sequences that are ready, keeping a given catalogue.
 
@@ -240,6 +246,7 @@ class Interactions:
         sequences : Ragged of item rows, oldest first
         times, weights : Ragged with the same offsets, default None
         titles : (n_items,) str, default None
+        features : ItemFeatures, default None
         """
         for name, ids in (("user_ids", user_ids), ("item_ids", item_ids)):
             if ids.dtype.kind not in "iU" or (ids[1:] <= ids[:-1]).any():
@@ -257,9 +264,30 @@ class Interactions:
         self = cls.__new__(cls)
         self.user_ids, self.item_ids, self.titles = user_ids, item_ids, titles
         self.sequences = Ragged(rows.astype(np.int32, copy=False), sequences.offsets)
-        self.times, self.weights = times, weights
+        self.times, self.weights, self.features = times, weights, features
         self.report = DataReport(len(rows), len(rows))
         return self
+
+    def with_features(self, features: ItemFeatures | None) -> Self:
+        """The same interactions, with what is known of the items: models read it unless told not to.
+
+        Parameters
+        ----------
+        features : ItemFeatures, or None
+            May have items that no interaction has, and lack some.
+
+        Raises
+        ------
+        TypeError
+            Not `ItemFeatures`, or of items with ids of another type.
+        """
+        if features is not None:
+            if not isinstance(features, ItemFeatures):
+                raise TypeError(f"features: expected ItemFeatures or None, got {type(features).__name__}")
+            as_ids("features.item_ids", features.item_ids, self.item_ids)
+        other = copy.copy(self)
+        other.features = features
+        return other
 
     @property
     def n_users(self) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .data import Interactions
 from .download import ARCHIVES, members
+from .features import ItemFeatures
 from .ragged import Ragged
 from .splits import Holdout, Split
 from .synthetic import synthetic
@@ -63,6 +64,10 @@ class Card:
     terms: str
 
 
+def _s3_rec(name: str) -> tuple[str, ...]:
+    return f"{name}.txt.gz", f"{name}_item2attributes.json.gz"
+
+
 _CARDS = {
     card.name: card
     for card in (
@@ -95,22 +100,22 @@ _CARDS = {
             "research use; redistribution under the same conditions; no commercial use",
         ),
         Card(
-            "amazon-beauty", "Amazon Beauty (2014)", 22_363, 12_101, 198_502, ("amazon-beauty/Beauty.txt.gz",),
+            "amazon-beauty", "Amazon Beauty (2014)", 22_363, 12_101, 198_502, _s3_rec("amazon-beauty/Beauty"),
             False, False, S3_REC, "J. McAuley, Amazon review data 2014; file of S3-Rec (CIKM 2020)",
             "academic use; cite the authors",
         ),
         Card(
             "amazon-sports", "Amazon Sports and Outdoors (2014)", 35_598, 18_357, 296_337,
-            ("amazon-sports/Sports_and_Outdoors.txt.gz",), False, False, S3_REC,
+            _s3_rec("amazon-sports/Sports_and_Outdoors"), False, False, S3_REC,
             "J. McAuley, Amazon review data 2014; file of S3-Rec (CIKM 2020)", "academic use; cite the authors",
         ),
         Card(
-            "yelp", "Yelp (2019)", 30_431, 20_033, 316_354, ("yelp/Yelp.txt.gz",), False, False,
+            "yelp", "Yelp (2019)", 30_431, 20_033, 316_354, _s3_rec("yelp/Yelp"), False, False,
             S3_REC + "; 11,830 visits are repeated ones, and a repeated target counts as a miss",
             "Yelp Open Dataset; file of S3-Rec (CIKM 2020)", "academic, non-commercial use; no redistribution",
         ),
         Card(
-            "lastfm", "Last.fm (HetRec 2011)", 1_090, 3_646, 52_551, ("lastfm/LastFM.txt.gz",), False, False, S3_REC,
+            "lastfm", "Last.fm (HetRec 2011)", 1_090, 3_646, 52_551, _s3_rec("lastfm/LastFM"), False, False, S3_REC,
             "Last.fm, HetRec 2011; file of S3-Rec (CIKM 2020)", "non-commercial research",
         ),
         Card(
@@ -171,6 +176,8 @@ def card(name: str) -> Card:
 
 def load(name: str, *, folder: str | Path | None = None) -> Interactions:
     """Read a data set; every rating, review or visit is one event, weights are not set.
+
+    MovieLens sets have genres and years as item features, the files of S3-Rec (Amazon, Yelp, Last.fm) attributes.
 
     Parameters
     ----------
@@ -316,17 +323,45 @@ def _from_ids(users: NDArray[np.int64], items: Ragged, titles: dict[int, str] | 
     )
 
 
-def _read_sequences(path: Path) -> Interactions:
-    return _from_ids(*_sequence_file(path))
+def _read_sequences(sequences: Path, attributes: Path) -> Interactions:
+    import json  # noqa: PLC0415
+
+    try:
+        lists = {int(item): values for item, values in json.loads("\n".join(_lines(attributes))).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{attributes}: expected a JSON object of item to attributes ({error})") from error
+    features = ItemFeatures(list(lists), categories={"attributes": list(lists.values())})
+    return _from_ids(*_sequence_file(sequences)).with_features(features)
 
 
-def _titles(path: File, separator: str) -> dict[int, str]:
-    """Item id → title of a Latin-1 file with lines of id, title and more."""
+Movies = dict[int, tuple[str, list[str]]]  # title and genres
+
+
+def _movies(path: File, separator: str, genres: Callable[[list[str]], list[str]]) -> Movies:
+    """Those of a Latin-1 file with lines of id, title and more."""
     rows = [line.split(separator) for line in _lines(path, "latin-1")]
     try:
-        return {int(row[0]): row[1] for row in rows}
+        return {int(row[0]): (row[1], genres(row)) for row in rows}
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{path}: expected lines of id{separator}title ({error})") from error
+        raise ValueError(f"{path}: expected lines of id{separator}title and genres ({error})") from error
+
+
+def _movies_1m(path: File) -> Movies:
+    return _movies(path, "::", lambda row: row[2].split("|"))
+
+
+def _titles(movies: Movies) -> dict[int, str]:
+    return {item: title for item, (title, _) in movies.items()}
+
+
+def _movie_features(movies: Movies) -> ItemFeatures:
+    """Genres, and the year in parentheses that ends a title."""
+    years = [title.strip()[-5:-1] for title, _ in movies.values()]
+    return ItemFeatures(
+        list(movies),
+        categories={"genres": [genres for _, genres in movies.values()]},
+        numbers={"year": [int(year) if year.isdigit() else None for year in years]},
+    )
 
 
 def _read_ml_1m(sequences: Path, item_map: Path, user_map: Path, movies: Path) -> Interactions:
@@ -336,12 +371,15 @@ def _read_ml_1m(sequences: Path, item_map: Path, user_map: Path, movies: Path) -
         ours, theirs = _columns(path, header=True, width=2)
         order = np.argsort(ours)
         original.append(theirs[order][np.searchsorted(ours[order], values)])
-    return _from_ids(original[0], Ragged(original[1], items.offsets), _titles(movies, "::"))
+    about = _movies_1m(movies)
+    data = _from_ids(original[0], Ragged(original[1], items.offsets), _titles(about))
+    return data.with_features(_movie_features(about))
 
 
 def _read_ml_100k(ratings: File, movies: File) -> Interactions:
     user, item, _, time = _columns(ratings, header=False, width=4)
-    return Interactions(user, item, time, titles=_titles(movies, "|"))
+    about = _movies(movies, "|", lambda row: [str(i) for i, flag in enumerate(row[-19:]) if int(flag)])
+    return Interactions(user, item, time, titles=_titles(about)).with_features(_movie_features(about))
 
 
 def _read_ml_latest_small(ratings: File, movies: File) -> Interactions:
@@ -349,8 +387,8 @@ def _read_ml_latest_small(ratings: File, movies: File) -> Interactions:
 
     rows = list(csv.reader(_lines(ratings)[1:]))
     user, item, time = (_integers(ratings, ([row[column]] for row in rows)) for column in (0, 1, 3))
-    titles = {int(row[0]): row[1] for row in csv.reader(_lines(movies)[1:])}
-    return Interactions(user, item, time, titles=titles)
+    about = {int(row[0]): (row[1], row[2].split("|")) for row in csv.reader(_lines(movies)[1:])}
+    return Interactions(user, item, time, titles=_titles(about)).with_features(_movie_features(about))
 
 
 def _read_ml_1m_original(ratings: File, movies: File) -> Interactions:
@@ -359,9 +397,10 @@ def _read_ml_1m_original(ratings: File, movies: File) -> Interactions:
     user, item, time = (_integers(ratings, ([row[column]] for row in rows)) for column in (0, 1, 3))
     _, place, count = np.unique(item, return_inverse=True, return_counts=True)
     kept = (count >= 5)[place]
-    data = Interactions(user[kept], item[kept], time[kept], titles=_titles(movies, "::"))
+    about = _movies_1m(movies)
+    data = Interactions(user[kept], item[kept], time[kept], titles=_titles(about))
     data.times = None  # as in the prepared files, which have the order alone
-    return data
+    return data.with_features(_movie_features(about))
 
 
 def _read_sessions(sessions: Path, test: Path) -> Interactions:

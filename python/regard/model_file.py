@@ -3,8 +3,8 @@
 Metadata ``regard`` is JSON: ``format_version`` (major.minor), ``regard_version``, ``kind``, settings, the list of
 steps, and ``sha256`` of every tensor; metadata ``sha256`` is that of this JSON. Tensors: the parameters; ``ids.items``
 (int64, sorted) or ``ids.items.bytes`` and ``ids.items.offsets`` (UTF-8, sorted); ``ids.titles.*`` where titles are
-known; ``popularity``. Ids are sorted, so a look-up is a binary search in the mapped file: no index is stored and none
-is built.
+known; ``popularity``; ``features.*`` where the model has item features, whose vocabulary is in the header. Ids are
+sorted, so a look-up is a binary search in the mapped file: no index is stored and none is built.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regard import _core, tensor_file
+from regard.features import TENSORS, EncodedFeatures
 from regard.tensor_file import digest
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Content:
     item_ids: Array
     titles: Array | None
     popularity: NDArray[np.int64]
+    features: EncodedFeatures | None
 
 
 def write(
@@ -51,6 +53,7 @@ def write(
     item_ids: Array,
     titles: Array | None,
     popularity: NDArray[np.int64],
+    features: EncodedFeatures | None = None,
 ) -> None:
     """Write a model file, whole or not at all; see `regard.tensor_file.write`."""
     tensors: dict[str, Array] = dict(params)
@@ -58,6 +61,8 @@ def write(
     if titles is not None:
         tensors |= _pack_strings(_TITLES, titles)
     tensors[_POPULARITY] = popularity
+    if features is not None:
+        header, tensors = {**header, "features": features.how}, tensors | features.tensors()
     write_tensors(path, header, tensors)
 
 
@@ -93,12 +98,16 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
     popularity = _take(name, _POPULARITY, tensors, np.int64)
     if len(popularity) != len(item_ids) or (titles is not None and len(titles) != len(item_ids)):
         raise ValueError(f"{name}: popularity and titles: expected {len(item_ids)} entries, one for each item")
+    features = None
+    if "features" in header:
+        found = {key: tensors.pop(key) for key in TENSORS if key in tensors}
+        features = EncodedFeatures.from_tensors(name, header["features"], found, len(item_ids))
     for key, tensor in tensors.items():
         if tensor.dtype != np.float32:
             raise ValueError(f"{name}: tensor {key!r}: expected float32, got {tensor.dtype}")
         if not np.isfinite(tensor).all():
             raise ValueError(f"{name}: tensor {key!r} has values that are not finite: the file is damaged")
-    return Content(name, header, tensors, item_ids, titles, popularity)
+    return Content(name, header, tensors, item_ids, titles, popularity, features)
 
 
 def read_tensors(path: str | os.PathLike[str], *, verify: bool = False) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -6,11 +6,10 @@ them), a list of `steps`, and its `parameters`. It lies in ``models`` and touche
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -20,13 +19,13 @@ from regard import model_file, ops
 from regard.checkpoint import Checkpoint
 from regard.data import Interactions
 from regard.explain import Explanation, explain
-from regard.ids import as_ids, id_lists, rows_of
+from regard.features import EncodedFeatures
+from regard.growth import GrowingModel, validation_of
 from regard.layers import Run, Step, forward, heads, item_tables
 from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.ranking import blocks
-from regard.recommender import Recommender, plain
-from regard.splits import leave_last_out
+from regard.recommender import plain
 from regard.train import Callback, Settings, train
 from regard.workspace import of_this_thread
 
@@ -43,17 +42,14 @@ _FLOATS = 1 << 18  # of an array while encoding: larger ones leave the caches
 _QUANTIZED = 1024  # items from which an 8-bit copy of them pays
 
 
-class SequenceModel(Recommender):
+class SequenceModel(GrowingModel):
     """Base of the models in `regard.models`."""
 
     kind: ClassVar[str]  # in the model file
     dim: int
     max_len: int
-    learning_rate: float
+    item_features: bool
     random_state: int
-    params_: Parameters
-    history_: list[dict[str, Any]]
-    best_epoch_: int
     interrupted_: bool
     _quantized: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None  # item vectors, and their 8-bit copy
 
@@ -78,11 +74,20 @@ class SequenceModel(Recommender):
         """The parameters before training, drawn with ``random_state``."""
         rng = np.random.default_rng(self.random_state)
         params: Parameters = {}
-        for name, (shape, scale) in self.parameters(n_items).items():
+        for name, (shape, scale) in self._all_parameters(n_items).items():
             params[name] = np.ones(shape, np.float32) if scale is None else np.zeros(shape, np.float32)
             if scale:
                 for block in blocks(shape[0], _ROWS):  # drawn as float64: not all at once
                     params[name][block] = rng.standard_normal(params[name][block].shape) * scale
+        return params
+
+    def _all_parameters(self, n_items: int) -> dict[str, Initial]:
+        """Those of the model, then those of the item features, which begin like the items' own vectors."""
+        params = self.parameters(n_items)
+        if self.features_ is not None:
+            for table in dict.fromkeys(self._tables):
+                scale = params[table][1]
+                params |= {name: (shape, scale) for name, shape in self.features_.shapes(table, self.dim).items()}
         return params
 
     # ---- training -----------------------------------------------------------------------------------------------
@@ -127,8 +132,11 @@ class SequenceModel(Recommender):
         """
         self._check()
         settings = self._settings()
-        data, holdout = _validation(data, validation)
+        data, holdout = validation_of(data, validation)
         self._set_catalogue(data)
+        self.features_ = None
+        if self.item_features and data.features is not None:
+            self.features_ = EncodedFeatures.fit(data.features, data.item_ids)
         self._train(
             self.initial_parameters(len(self.item_ids_)),
             data,
@@ -155,24 +163,29 @@ class SequenceModel(Recommender):
     ) -> None:
         def ndcg(params: Parameters) -> float:
             assert holdout is not None
-            self.params_, self._quantized = params, None  # trained in place: the same array, other vectors
+            self.params_, self._quantized = (
+                self._folded(params),
+                None,
+            )  # trained in place: the same array, other vectors
             return evaluate(self, holdout, k=10, coverage=False)["ndcg@10"]
 
         kept = None
         if checkpoint is not None:
-            kept = Checkpoint(checkpoint[0], seconds=checkpoint[1], data=_fingerprint(data, holdout))
+            kept = Checkpoint(checkpoint[0], seconds=checkpoint[1], data=_fingerprint(data, holdout, self.features_))
         outcome = train(
             self.steps(),
             params,
             data.sequences,
             settings,
             popularity=self.popularity_,
+            features=self.features_,
             validate=ndcg if holdout is not None else None,
             callbacks=callbacks,
             progress=progress,
             checkpoint=kept,
         )
-        self.params_, self.history_, self.best_epoch_ = outcome.params, outcome.history, outcome.best_epoch
+        self.params_, self.history_ = self._folded(outcome.params), outcome.history
+        self.best_epoch_ = outcome.best_epoch
         self.interrupted_, self._quantized = outcome.interrupted, None
 
     def _facts(self) -> list[tuple[str, Any]]:
@@ -181,140 +194,6 @@ class SequenceModel(Recommender):
         best = [entry["metric"] for entry in self.history_ if entry["epoch"] == self.best_epoch_]
         facts = [("epochs", len(self.history_)), ("best epoch", self.best_epoch_)]
         return super()._facts() + facts + [("validation NDCG@10", metric) for metric in best if metric is not None]
-
-    # ---- a model that grows -------------------------------------------------------------------------------------
-
-    def fit_more(
-        self,
-        data: Interactions,
-        *,
-        epochs: int = 5,
-        learning_rate: float | None = None,
-        validation: Holdout | str | None = "last",
-        callbacks: Iterable[Callback] = (),
-        progress: bool | None = None,
-    ) -> Self:
-        """Go on training with new users, new items and new events; the model is as it was if this fails.
-
-        Parameters
-        ----------
-        data : Interactions
-            What is new. Users are not kept in a model: give as much of their earlier history as there is. Items that
-            the model does not know are added first (see `add_items`); items that ``data`` lacks stay.
-        epochs : int, default 5
-        learning_rate : float, default a quarter of the model's
-        validation, callbacks, progress
-            As in `fit`.
-
-        Notes
-        -----
-        The optimiser begins anew, with the model's schedule. The defaults are gentle: what ``data`` lacks is hardly
-        forgotten. Where it has everything that the model should know, ``epochs=10`` at the full rate comes close to a
-        new `fit`; with new users alone the same would lose a sixth of the accuracy (`benchmarks/README.md`).
-        """
-        self._check_fitted()
-        settings = self._settings(
-            epochs=epochs, learning_rate=self.learning_rate / 4 if learning_rate is None else learning_rate
-        )
-        model = copy.copy(self)
-        new = data.item_ids[rows_of(as_ids("data", data.item_ids, self.item_ids_), self.item_ids_) < 0]
-        titles = None
-        if data.titles is not None:
-            titles = dict(zip(data.item_ids.tolist(), data.titles.tolist(), strict=True))
-        model.add_items(new, titles=titles)
-        rows = rows_of(data.item_ids, model.item_ids_)[data.sequences.values]
-        data = Interactions.from_sequences(data.user_ids, model.item_ids_, Ragged(rows, data.sequences.offsets))
-        data, holdout = _validation(data, validation)
-        model.popularity_ = model.popularity_ + data.popularity()
-        params = {name: weight.copy() for name, weight in model.params_.items()}
-        model._train(params, data, settings, holdout, callbacks, progress)
-        done = len(self.history_)
-        for entry in model.history_:
-            entry["epoch"] += done
-        model.history_, model.best_epoch_ = self.history_ + model.history_, model.best_epoch_ + done
-        self.__dict__.update(model.__dict__)
-        return self
-
-    def add_items(self, item_ids: Any, *, like: Any = None, titles: Mapping[Any, str] | None = None) -> Self:
-        """Add items to the catalogue without training.
-
-        Parameters
-        ----------
-        item_ids : ids that the model does not have
-        like : one list of known ids for each new item, optional
-            A new item begins with the mean vector of these; without them (or with an empty list) with that of the whole
-            catalogue, which ranks it in the middle until `fit_more` has seen it.
-        titles : mapping of id to str, optional
-            An item without one shows its id; ignored if the model has no titles.
-
-        Raises
-        ------
-        ValueError
-            An id is in the catalogue already, or is given twice; an id of ``like`` is not in the catalogue; not one
-            list for each new item.
-        TypeError
-            Ids of another type than the catalogue's.
-        """
-        self._check_fitted()
-        ids = as_ids("item_ids", item_ids, self.item_ids_)
-        if not len(ids):
-            return self
-        if (known := rows_of(ids, self.item_ids_) >= 0).any():
-            raise ValueError(f"item_ids: {ids[known][0]} is in the catalogue already")
-        if len(np.unique(ids)) != len(ids):
-            raise ValueError("item_ids: expected every id once, got one twice")
-        lists, flat = id_lists("like", [[]] * len(ids) if like is None else like, self.item_ids_)
-        if len(lists) != len(ids) or (flat and len(ids)):
-            raise ValueError(f"like: expected {len(ids)} lists (one for each of item_ids), got {len(lists)}")
-        rows = rows_of(lists.values, self.item_ids_)
-        if (rows < 0).any():
-            raise ValueError(f"like: {lists.values[rows < 0][0]} is not in the catalogue")
-
-        everything = np.concatenate([self.item_ids_, ids])
-        order = np.argsort(everything, kind="stable")
-        params = dict(self.params_)
-        for table in set(self._tables):
-            old = params[table]
-            vectors = np.repeat(old.mean(axis=0, keepdims=True), len(ids), axis=0)
-            for i in np.flatnonzero(lists.lengths):
-                vectors[i] = old[rows[lists.offsets[i] : lists.offsets[i + 1]]].mean(axis=0)
-            params[table] = np.concatenate([old, vectors])[order]
-        if self.titles_ is not None:
-            new = [(titles or {}).get(i, str(i)) for i in ids.tolist()]
-            self.titles_ = np.concatenate([self.titles_, np.array(new, str)])[order]
-        counts = np.concatenate([self.popularity_, np.zeros(len(ids), np.int64)])[order]
-        self.params_, self.item_ids_, self.popularity_ = params, everything[order], counts
-        return self
-
-    def retire_items(self, item_ids: Any) -> Self:
-        """Take items out of the catalogue: they are recommended no more, and are unknown in histories.
-
-        Parameters
-        ----------
-        item_ids : ids that the model has
-
-        Raises
-        ------
-        ValueError
-            An id is not in the catalogue, or none would be left.
-
-        See Also
-        --------
-        recommend : ``deny_items`` leaves items out of the answers and still reads them in histories.
-        """
-        self._check_fitted()
-        ids = as_ids("item_ids", item_ids, self.item_ids_)
-        rows = rows_of(ids, self.item_ids_)
-        if (rows < 0).any():
-            raise ValueError(f"item_ids: {ids[rows < 0][0]} is not in the catalogue")
-        kept = np.setdiff1d(np.arange(len(self.item_ids_)), rows)
-        if not len(kept):
-            raise ValueError("item_ids: expected at least one item to be left, got all of them")
-        self.params_ = self.params_ | {table: self.params_[table][kept] for table in self._tables}
-        self.item_ids_, self.popularity_ = self.item_ids_[kept], self.popularity_[kept]
-        if self.titles_ is not None:
-            self.titles_ = self.titles_[kept]
-        return self
 
     # ---- answering ----------------------------------------------------------------------------------------------
 
@@ -458,13 +337,15 @@ class SequenceModel(Recommender):
             item_ids=self.item_ids_,
             titles=self.titles_,
             popularity=self.popularity_,
+            features=self.features_,
         )
 
     @classmethod
     def _from_file(cls, content: model_file.Content) -> Self:
         model = cls(**content.header["settings"])
         model._check()
-        expected = model.parameters(len(content.item_ids))
+        model.features_ = content.features
+        expected = model._all_parameters(len(content.item_ids))
         model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
         if json.loads(json.dumps(model.steps())) != content.header["steps"]:
             raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
@@ -475,16 +356,7 @@ class SequenceModel(Recommender):
         return model
 
 
-def _validation(data: Interactions, given: Holdout | str | None) -> tuple[Interactions, Holdout | None]:
-    """What to train on, and the holdout that chooses the epoch; None where nobody is in it."""
-    if isinstance(given, str):
-        if given != "last":
-            raise ValueError(f"validation: expected a Holdout, 'last' or None, got {given!r}")
-        data, given = leave_last_out(data)
-    return data, given if given is not None and len(given) else None
-
-
-def _fingerprint(data: Interactions, holdout: Holdout | None) -> str:
+def _fingerprint(data: Interactions, holdout: Holdout | None, features: EncodedFeatures | None) -> str:
     """SHA-256 over what a run is trained and validated on."""
     parts = [data.sequences] + ([] if holdout is None else [holdout.histories, holdout.targets])
     text = hashlib.sha256()
@@ -492,4 +364,8 @@ def _fingerprint(data: Interactions, holdout: Holdout | None) -> str:
         text.update(part.offsets.data)
         text.update(np.ascontiguousarray(part.values).data)
     text.update("\0".join(map(str, data.item_ids.tolist())).encode())
+    if features is not None:
+        text.update(json.dumps(features.how).encode())
+        for array in features.tensors().values():
+            text.update(array.data)
     return text.hexdigest()

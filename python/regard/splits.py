@@ -203,6 +203,7 @@ def _heads(data: Interactions, counts: NDArray[np.int64], users: NDArray[np.int6
         times=cut(data.times),
         weights=cut(data.weights),
         titles=data.titles,
+        features=data.features,
     )
     heads.library = data.library
     return heads

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regard.checkpoint import Checkpoint
+    from regard.features import EncodedFeatures
     from regard.ragged import Ragged
 
     Array = NDArray[np.float32]
@@ -100,6 +101,7 @@ def train(
     settings: Settings,
     *,
     popularity: NDArray[np.int64],
+    features: EncodedFeatures | None = None,
     validate: Callable[[Parameters], float] | None = None,
     callbacks: Iterable[Callback] = (),
     progress: bool | None = None,
@@ -114,6 +116,7 @@ def train(
         ``max_len + 1`` events of each are used in an epoch: the last, or (``windows="random"``) any that follow each
         other. Sequences of one event are left out.
     popularity : (n_items,) counts, for losses that draw negatives
+    features : of the items; ``params`` then has the parameters of the features, and in the item tables the own vectors
     validate : parameters -> a metric of which more is better; after every epoch
         With it the best epoch's parameters are returned and training stops after ``patience`` epochs without a better
         one; without it all epochs are run.
@@ -127,7 +130,7 @@ def train(
     Memory: the parameters, their gradients, the optimiser's state, one batch, and with ``validate`` a copy of the best
     parameters. A loss that draws negatives needs the gradient of those rows of the item tables only that a batch has.
     """
-    run = Training(steps, params, sequences, settings, popularity)
+    run = Training(steps, params, sequences, settings, popularity, features)
     return complete(run, validate=validate, callbacks=callbacks, progress=progress, checkpoint=checkpoint)
 
 
@@ -317,8 +320,9 @@ class Training(TrainingRun):
         sequences: Ragged,
         settings: Settings,
         popularity: NDArray[np.int64],
+        features: EncodedFeatures | None = None,
     ) -> None:
-        self.tables = item_tables(steps)
+        self.tables, self.features = item_tables(steps), features
         self.sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
         if len(self.sequences) == 0:
             raise ValueError("training data: expected at least one user with two events or more, got none")
@@ -352,6 +356,10 @@ class Training(TrainingRun):
             negatives = self.sampler.draw(settings.random_state, number)
             (items, targets, drawn), params, grads, rows = self._touched(items, targets, negatives.rows)
             negatives = negatives._replace(rows=drawn)
+        features = {}
+        if self.features is not None:
+            features = {t: self.features.take(rows[t]) if t in rows else self.features for t in set(self.tables)}
+            params = params | {t: part.vectors(params[t], params, t, workspace=self.ws) for t, part in features.items()}
 
         run = Run(items, cu_seqlens, params, grads, settings.random_state, number, self.ws)
         h, backward = forward(self.steps, run)
@@ -360,6 +368,8 @@ class Training(TrainingRun):
             h, params[scored], targets, negatives, run.add_grad(scored), precision=settings.precision, ws=self.ws
         )
         backward(dh)
+        for table, part in features.items():
+            part.backward(grads[table], params, grads, table, workspace=self.ws)
         return loss, len(targets), grads, rows
 
     def _touched(self, *ids: NDArray[np.int32]) -> tuple[list[NDArray[np.int32]], Parameters, Parameters, Rows]:

@@ -57,6 +57,8 @@ class SelfAttentionRecommender(SequenceModel):
         A learned score per head and distance, or a learned vector per place counted from the window's start.
     output_table : "tied" or "separate"
         Whether items are scored with the vectors that histories are read with, or with vectors of their own.
+    item_features : bool, default True
+        Whether item vectors are made of the features that the data have, too; see `Interactions.with_features`.
     windows : "random" or "last"
         Which ``max_len`` successive events of a longer history an epoch trains on.
     loss : "softmax", "sampled_softmax", "bce" or "gbce"
@@ -114,6 +116,7 @@ class SelfAttentionRecommender(SequenceModel):
         residual: str = "add",
         positions: str = "relative",
         output_table: str = "tied",
+        item_features: bool = True,
         windows: str = "random",
         loss: str = "softmax",
         n_negatives: int = 1024,
@@ -135,6 +138,7 @@ class SelfAttentionRecommender(SequenceModel):
         self.dim, self.n_blocks, self.n_heads, self.ffn_dim = dim, n_blocks, n_heads, ffn_dim
         self.max_len, self.dropout, self.norm, self.ffn, self.activation = max_len, dropout, norm, ffn, activation
         self.residual, self.positions, self.output_table = residual, positions, output_table
+        self.item_features = item_features
         self.windows, self.loss, self.n_negatives, self.negatives = windows, loss, n_negatives, negatives
         self.logq_correction, self.gbce_t, self.optimizer = logq_correction, gbce_t, optimizer
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm

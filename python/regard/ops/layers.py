@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from regard import _core
 from regard.ops.arguments import Activation, Dropout, choice, flat, shape_of
 from regard.workspace import NEW, Workspace
 
 if TYPE_CHECKING:
-    from regard.ops.arguments import Floats, Ints
+    from regard.ops.arguments import Floats, Ints, Offsets
 
 ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4}
 
@@ -249,6 +251,37 @@ def embedding_forward(table: Floats, ids: Ints, *, scale: float = 1.0, workspace
 def embedding_backward(dy: Floats, ids: Ints, dtable: Floats, *, scale: float = 1.0) -> Floats:
     """``dtable[ids[i]] += scale * dy[i]`` for i in order; each row of ``dtable`` belongs to one worker."""
     _core.embedding_backward(dy, ids, scale, dtable)
+    return dtable
+
+
+def embedding_bag_forward(
+    table: Floats, ids: Ints, weights: Floats, cu_seqlens: Offsets, *, out: Floats | None = None
+) -> Floats:
+    """Weighted sums of rows: ``out[i] += sum_j weights[j] * table[ids[j]]``, j from ``cu_seqlens[i]`` on.
+
+    Parameters
+    ----------
+    table : (n_rows, dim) float32
+    ids : (total,) int32
+    weights : (total,) float32
+    cu_seqlens : (n + 1,) int64
+        Where each bag begins; a bag may be empty.
+    out : (n, dim) float32, default zeros
+
+    Raises
+    ------
+    ValueError
+        An id outside the table; offsets that do not fit ``ids``.
+    """
+    if out is None:
+        out = np.zeros((shape_of("cu_seqlens", cu_seqlens, 1)[0] - 1, shape_of("table", table, 2)[1]), np.float32)
+    _core.embedding_bag_forward(table, ids, weights, cu_seqlens, out)
+    return out
+
+
+def embedding_bag_backward(dy: Floats, ids: Ints, weights: Floats, cu_seqlens: Offsets, dtable: Floats) -> Floats:
+    """``dtable[ids[j]] += weights[j] * dy[i]``, each row in the order of j; see :func:`embedding_bag_forward`."""
+    _core.embedding_bag_backward(dy, ids, weights, cu_seqlens, dtable)
     return dtable
 
 
