@@ -12,6 +12,7 @@ from small_models import chains, small
 
 import regard
 from regard import ItemFeatures
+from regard.cli import main
 from regard.data import Interactions
 from regard.features import EncodedFeatures
 from regard.splits import leave_one_out
@@ -241,6 +242,22 @@ def test_items_come_and_go_with_their_features():
     model.retire_items([7, 8])
     np.testing.assert_array_equal(model.params_["items.weight"], before)
     assert len(model.features_) == 12
+
+
+def test_the_command_line_takes_a_file_of_features(tmp_path, capsys):
+    data = chains()
+    lines = [f"{u},{i}" for u, row in zip(data.user_ids, data.sequences, strict=True) for i in data.item_ids[row]]
+    (tmp_path / "d.csv").write_text("user_id,item_id\n" + "\n".join(lines) + "\n")
+    (tmp_path / "items.csv").write_text("item_id,colour\n" + "".join(f"{i},{'rb'[i % 2]}\n" for i in range(100, 112)))
+    arguments = ["train", str(tmp_path / "d.csv"), "--features", str(tmp_path / "items.csv"), "--dim", "8"]
+    path = tmp_path / "m.safetensors"
+    assert main([*arguments, "--epochs", "1", "--out", str(path)]) == 0
+    assert regard.load(path).features_.how["categories"] == {"colour": ["b", "r"]}
+    assert main([*arguments, "--epochs", "1", "--item-features", "false", "--out", str(path)]) == 0
+    assert regard.load(path).features_ is None
+    (tmp_path / "items.csv").write_text("name,colour\n100,r\n")
+    assert main([*arguments, "--out", str(path)]) == 2
+    assert "no item_id among name, colour" in capsys.readouterr().err
 
 
 # ---- that they help ----

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from regard import datasets
 from regard.data import Interactions
+from regard.features import ItemFeatures
 from regard.splits import Split, by_time, leave_one_out
 
 
@@ -26,6 +27,12 @@ def add_data(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
     )
     parser.add_argument("--separator", metavar="TEXT", help="between the columns of the file (default: found out)")
     parser.add_argument(
+        "--features",
+        metavar="FILE",
+        help="what is known of the items: a text file with item_id and columns of numbers or categories (a|b for "
+        "several); data sets bring their own",
+    )
+    parser.add_argument(
         "--split",
         choices=("leave-one-out", "time", "given", "none"),
         default="leave-one-out",
@@ -42,11 +49,14 @@ def load_data(arguments: argparse.Namespace) -> Interactions:
     name = arguments.data
     if name is None:
         raise ValueError("DATA: expected the name of a data set or a file")
+    features = None if arguments.features is None else ItemFeatures.from_file(arguments.features)
     if name in datasets.names():
-        return datasets.load(name)
+        data = datasets.load(name)
+        return data if features is None else data.with_features(features)
     if not Path(name).is_file():
         raise ValueError(f"DATA: {name!r} is neither a file nor one of the data sets {', '.join(datasets.names())}")
-    return Interactions.from_file(name, columns=_columns(arguments.columns), separator=arguments.separator)
+    data = Interactions.from_file(name, columns=_columns(arguments.columns), separator=arguments.separator)
+    return data.with_features(features)
 
 
 def split_data(arguments: argparse.Namespace, data: Interactions) -> Split | None:
