@@ -73,6 +73,15 @@ template <class T>
 T* out_or_null(const py::object& object, const char* name, const Shape& shape) {
   return object.is_none() ? nullptr : out<T>(object, name, shape);
 }
+// A result's array: the one that was given, or a new one in its place.
+template <class T>
+T* out_or_new(py::object& object, const char* name, const Shape& shape) {
+  if (!object.is_none()) return out<T>(object, name, shape);
+  py::array_t<T> fresh(shape);
+  T* data = fresh.mutable_data();
+  object = std::move(fresh);
+  return data;
+}
 
 // The shape of an array of `n` dimensions (TypeError / ValueError otherwise).
 Shape shape_of(const py::object& object, const char* name, size_t n);

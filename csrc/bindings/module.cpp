@@ -28,14 +28,14 @@ const void* detail::checked(const py::object& object, const char* name, const ch
   bool fits = static_cast<size_t>(array.ndim()) == shape.size();
   for (size_t i = 0; fits && i < shape.size(); ++i)
     fits = shape[i] == kAny || shape[i] == array.shape(static_cast<py::ssize_t>(i));
-  const std::string start = std::string(name) + ": expected ";
   if (!fits)
-    throw py::value_error(start + "shape " + shape_text(shape) + ", got " +
+    throw py::value_error(std::string(name) + ": expected shape " + shape_text(shape) + ", got " +
                           shape_text(Shape(array.shape(), array.shape() + array.ndim())));
   if ((array.flags() & py::array::c_style) == 0)
-    throw py::value_error(start + "a C-contiguous array, got strides " +
+    throw py::value_error(std::string(name) + ": expected a C-contiguous array, got strides " +
                           shape_text(Shape(array.strides(), array.strides() + array.ndim())));
-  if (writeable && !array.writeable()) throw py::value_error(start + "a writeable array, got a read-only one");
+  if (writeable && !array.writeable())
+    throw py::value_error(std::string(name) + ": expected a writeable array, got a read-only one");
   return array.data();
 }
 

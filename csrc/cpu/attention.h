@@ -100,6 +100,25 @@ struct Scores {  // of one row: z from the products. Both passes must round z al
 };
 }  // namespace
 
+namespace {
+struct ResultRows {  // rows of a result: in their own place if whole vectors fit, else in `buffer`
+  float* data;
+  int64_t row;
+
+  ResultRows(const Sequence& s, float* place, float* buffer)
+      : data(s.a.head_dim % VW == 0 ? place : buffer),
+        row(s.a.head_dim % VW == 0 ? s.stride : round_up(s.a.head_dim, VW)) {}
+  void clear(int64_t n, int64_t width) const {
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t c = 0; c < width; c += VW) store(data + i * row + c, splat(0.0f));
+  }
+  void put(float* place, int64_t stride, int64_t n, int64_t width) const {
+    for (int64_t i = 0; i < n && data != place; ++i)
+      memcpy(place + i * stride, data + i * row, static_cast<size_t>(width) * sizeof(float));
+  }
+};
+}  // namespace
+
 // c[i] += sum_j w[i][j] rows[j] over the keys that each row sees; `width` floats per row of c. w is 0 elsewhere: where
 // all rows are finite they are multiplied by that 0, else left out.
 static inline void add_seen_keys(const Sequence& s, int64_t row, int64_t rows, int64_t key, int64_t keys, bool finite,
@@ -171,7 +190,9 @@ static bool forward_rows(const Forward& f, Vectors values, int64_t row, int64_t 
   const Attention& a = s.a;
   const int64_t d = a.head_dim, wide = round_up(d, VW), ld = f.ld, seen = s.visible(row + rows - 1);
   BlockSoftmax softmax(rows);
-  memset(f.sums, 0, static_cast<size_t>(rows * wide) * sizeof(float));
+  float* out = a.out + (s.query(a.q, row) - a.q);
+  const ResultRows sums(s, out, f.sums);
+  sums.clear(rows, wide);
   for (int64_t key = 0; key < seen; key += kKeyTile) {
     const int64_t keys = at_most(kKeyTile, seen - key);
     const float* panels = f.panels + key * d;
@@ -203,27 +224,27 @@ static bool forward_rows(const Forward& f, Vectors values, int64_t row, int64_t 
     softmax.add(rows);
     for (int64_t i = 0; i < rows && key > 0; ++i)
       for (int64_t c = 0; c < wide; c += VW)
-        store(f.sums + i * wide + c, load(f.sums + i * wide + c) * splat(softmax.shrink[i]));
+        store(sums.data + i * sums.row + c, load(sums.data + i * sums.row + c) * splat(softmax.shrink[i]));
     for (int64_t i = 0; i < rows && a.dropout != nullptr; ++i) {
       float* z = f.z + i * ld;
       const vf scale = splat(a.dropout->scale);
       each_kept(s, row + i, key, block_width(s, row, rows, i, key, keys),
                 [&](int64_t j, vi keep) { store(z + j, keep ? load(z + j) * scale : splat(0.0f)); });
     }
-    add_seen_keys(s, row, rows, key, keys, finite, f.z, ld, tile_values, wide, f.sums, wide);
+    add_seen_keys(s, row, rows, key, keys, finite, f.z, ld, tile_values, wide, sums.data, sums.row);
   }
   softmax.finish(rows);
   vf zero_or_nan = splat(0.0f);
   for (int64_t i = 0; i < rows; ++i) {
-    float* out = a.out + (s.query(a.q, row + i) - a.q);
     const vf factor = splat(softmax.tile[i]);
-    for (int64_t c = 0; c < d; c += VW) {
-      const vf x = load(f.sums + i * wide + c) * factor;
-      store_first(out + c, x, at_most(VW, d - c));
+    for (int64_t c = 0; c < wide; c += VW) {
+      const vf x = load(sums.data + i * sums.row + c) * factor;
+      store(sums.data + i * sums.row + c, x);
       zero_or_nan += x * splat(0.0f);
     }
     *s.lse(row + i) = softmax.sum[i];
   }
+  sums.put(out, s.stride, rows, d);
   return sum_lanes(zero_or_nan) == 0.0f;
 }
 
@@ -274,23 +295,22 @@ static inline float* dbias_places(const Sequence& s, float* scratch) {
 //   dz[i][j] = p (f dout[i]·v[j] - delta[i]),  delta[i] = dout[i]·out[i]
 //   dq[i] = scale sum_j dz k[j],  dk[j] = scale sum_i dz q[i],  dbias[distance] += dz
 //
-// Of one sequence and head; false if a result is not finite. `finite` as in the forward pass.
-static bool backward_task(const Sequence& s, double* dbias, float* scratch, bool finite) {
+// Of one sequence and head.
+static void backward_task(const Sequence& s, double* dbias, float* scratch) {
   const Attention& a = s.a;
   const int64_t d = a.head_dim, wide = round_up(d, VW), ld = at_most(kKeyBlock, round_up(s.n_k, kPanel)) | kPanel;
   float* key_panels = scratch;
   float* value_panels = key_panels + kKeyBlock * d;
   float* key_rows = value_panels + kKeyBlock * d;
-  float* dk = key_rows + kKeyBlock * wide;
-  float* dv = dk + kKeyBlock * wide;
-  float* q_rows = dv + kKeyBlock * wide;
+  float* dk_rows = key_rows + kKeyBlock * wide;
+  float* dv_rows = dk_rows + kKeyBlock * wide;
+  float* q_rows = dv_rows + kKeyBlock * wide;
   float* dout_rows = q_rows + kMostRows * wide;
-  float* dq = dout_rows + kMostRows * wide;
-  float* z = dq + kMostRows * wide;  // then p f
+  float* dq_rows = dout_rows + kMostRows * wide;
+  float* z = dq_rows + kMostRows * wide;  // then p f
   float* dz = z + kMostRows * ld;
   float* dbias_by_place = dbias_places(s, scratch);
   const vf scale = splat(a.softmax_scale), kept = splat(a.dropout ? a.dropout->scale : 1.0f), zero = splat(0.0f);
-  vf zero_or_nan = zero;
 
   if (dbias) memset(dbias_by_place, 0, static_cast<size_t>(s.n_q + s.n_k + 16) * sizeof(float));
   for (int64_t i = 0; i < (s.n_k > 0 ? s.first_row(0) : s.n_q); ++i)  // these rows see nothing
@@ -301,8 +321,10 @@ static bool backward_task(const Sequence& s, double* dbias, float* scratch, bool
     pack_panels(s.key(a.k, key), s.stride, keys, d, key_panels);
     pack_panels(s.key(a.v, key), s.stride, keys, d, value_panels);
     const Vectors k = padded_rows(s.key(a.k, key), s.stride, keys, d, key_rows);
-    memset(dk, 0, static_cast<size_t>(keys * wide) * sizeof(float));
-    memset(dv, 0, static_cast<size_t>(keys * wide) * sizeof(float));
+    const int64_t keys_at = s.key(a.k, key) - a.k;
+    const ResultRows dk(s, a.dk + keys_at, dk_rows), dv(s, a.dv + keys_at, dv_rows);
+    dk.clear(keys, wide);
+    dv.clear(keys, wide);
     for (int64_t row = s.first_row(key), rows; row < s.n_q; row += rows) {
       rows = block_rows(s.n_q - row);
       const Vectors q = padded_rows(s.query(a.q, row), s.stride, rows, d, q_rows);
@@ -317,6 +339,7 @@ static bool backward_task(const Sequence& s, double* dbias, float* scratch, bool
           dot += load_first(dout_i + c, at_most(VW, d - c)) * load_first(out_i + c, at_most(VW, d - c));
         delta[i] = sum_lanes(dot);
       }
+      vf zero_or_nan = zero;  // what is not finite in q, k or dout shows in these products
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t width = block_width(s, row, rows, i, key, keys);
         float *zi = z + i * ld, *dzi = dz + i * ld;
@@ -324,6 +347,7 @@ static bool backward_task(const Sequence& s, double* dbias, float* scratch, bool
         const Probabilities exact(*s.lse(row + i));
         float* place = dbias ? dbias_by_place + (s.n_q - 1 - row - i) + key : nullptr;
         each_kept(s, row + i, key, width, [&](int64_t j, vi keep) {
+          zero_or_nan += (load(zi + j) + load(dzi + j)) * zero;
           const vf p = scores.cut(j, exact.of(scores.at(j)));
           const vf slope = scores.cut(j, p * ((keep ? load(dzi + j) * kept : zero) - splat(delta[i])));
           if (place) store(place + j, load(place + j) + slope);
@@ -333,32 +357,26 @@ static bool backward_task(const Sequence& s, double* dbias, float* scratch, bool
         // A register tile of keys may reach beyond what this register tile of rows has seen.
         for (int64_t j = width; j < at_most(ld, width + MR); j += VW) store(zi + j, zero), store(dzi + j, zero);
       }
-      add_seeing_rows(s, row, rows, key, keys, finite, z, ld, dout, wide, dv, wide);
-      add_seeing_rows(s, row, rows, key, keys, finite, dz, ld, q, wide, dk, wide);
+      const bool finite = !a.causal || sum_lanes(zero_or_nan) == 0.0f;
+      add_seeing_rows(s, row, rows, key, keys, finite, z, ld, dout, wide, dv.data, dv.row);
+      add_seeing_rows(s, row, rows, key, keys, finite, dz, ld, q, wide, dk.data, dk.row);
       // One sum per block of keys, so that the rounding of a long history does not pile up in one chain.
-      memset(dq, 0, static_cast<size_t>(rows * wide) * sizeof(float));
-      add_seen_keys(s, row, rows, key, keys, finite, dz, ld, k, wide, dq, wide);
-      for (int64_t i = 0; i < rows; ++i)
+      float* dq_place = a.dq + (s.query(a.q, row) - a.q);
+      ResultRows dq(s, dq_place, dq_rows);
+      if (key > 0) dq.data = dq_rows, dq.row = wide;
+      dq.clear(rows, wide);
+      add_seen_keys(s, row, rows, key, keys, finite, dz, ld, k, wide, dq.data, dq.row);
+      if (key == 0) dq.put(dq_place, s.stride, rows, d);
+      for (int64_t i = 0; i < rows && key > 0; ++i)
         for (int64_t c = 0; c < d; c += VW) {
+          float* sum = dq_place + i * s.stride + c;
           const int64_t n = at_most(VW, d - c);
-          float* sum = a.dq + (s.query(a.q, row + i) - a.q) + c;
-          const vf part = load(dq + i * wide + c), x = key > 0 ? load_first(sum, n) + part : part;
-          store_first(sum, x, n);
-          zero_or_nan += x * zero;
+          store_first(sum, load_first(sum, n) + load(dq_rows + i * wide + c), n);
         }
     }
-    vf of_keys[2] = {zero, zero};
-    for (int64_t j = 0; j < keys; ++j)
-      for (int64_t c = 0; c < d; c += VW) {
-        const int64_t n = at_most(VW, d - c), at = s.key(a.k, key + j) - a.k + c;
-        const vf x = load(dk + j * wide + c), y = load(dv + j * wide + c);
-        store_first(a.dk + at, x, n);
-        store_first(a.dv + at, y, n);
-        of_keys[0] += x * zero, of_keys[1] += y * zero;
-      }
-    zero_or_nan += of_keys[0] + of_keys[1];
+    dk.put(a.dk + keys_at, s.stride, keys, d);
+    dv.put(a.dv + keys_at, s.stride, keys, d);
   }
-  return sum_lanes(zero_or_nan) == 0.0f;
 }
 
 static void attention_backward(const Attention& a, int64_t task_begin, int64_t task_end, double* dbias,
@@ -366,7 +384,7 @@ static void attention_backward(const Attention& a, int64_t task_begin, int64_t t
   for (int64_t task = task_begin; task < task_end; ++task) {
     Sequence s(a, task);
     expand_bias(s, dbias_places(s, scratch) + s.n_q + s.n_k + 16);
-    if (!backward_task(s, dbias, scratch, true) && a.causal) backward_task(s, dbias, scratch, false);
+    backward_task(s, dbias, scratch);
     const float* places = dbias_places(s, scratch);
     for (int64_t x = 0; x < s.n_q + s.n_k && dbias != nullptr; ++x)
       dbias[s.head * a.bias_len + s.distance_entry(x)] += static_cast<double>(places[x]);

@@ -103,31 +103,31 @@ def attention_backward(
     lse: NDArray[np.float64],
     cu_seqlens_q: NDArray[np.int64],
     cu_seqlens_k: NDArray[np.int64],
-    softmax_scale: float,
+    softmax_scale: float | None,
     causal: bool,
     align_start: bool,
     bias: NDArray[np.float32] | None,
     dropout: _Dropout | None,
-    dq: NDArray[np.float32],
-    dk: NDArray[np.float32],
-    dv: NDArray[np.float32],
+    dq: NDArray[np.float32] | None,
+    dk: NDArray[np.float32] | None,
+    dv: NDArray[np.float32] | None,
     dbias: NDArray[np.float32] | None,
-) -> None: ...
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
 def attention_forward(
     q: NDArray[np.float32],
     k: NDArray[np.float32],
     v: NDArray[np.float32],
     cu_seqlens_q: NDArray[np.int64],
     cu_seqlens_k: NDArray[np.int64],
-    softmax_scale: float,
+    softmax_scale: float | None,
     causal: bool,
     align_start: bool,
     bias: NDArray[np.float32] | None,
     dropout: _Dropout | None,
     weights: NDArray[np.float32] | None,
-    out: NDArray[np.float32],
-    lse: NDArray[np.float64],
-) -> None: ...
+    out: NDArray[np.float32] | None,
+    lse: NDArray[np.float64] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]: ...
 def compiler() -> str: ...
 def cross_entropy_backward(
     h: NDArray[np.float32],

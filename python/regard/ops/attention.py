@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +15,6 @@ if TYPE_CHECKING:
 
 
 _ALIGN = {"end": False, "start": True}
-
-
-def _scale(softmax_scale: float | None, q: Floats) -> float:
-    return 1.0 / math.sqrt(max(q.shape[-1], 1)) if softmax_scale is None else float(softmax_scale)
 
 
 def attention_forward(
@@ -73,12 +68,15 @@ def attention_forward(
     Online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867; tiles: Dao et al. 2022, arXiv:2205.14135. Memory
     beside the result: one tile per thread.
     """
-    shape = shape_of("q", q, 3)
-    out = workspace.empty(shape) if out is None else out
-    lse = workspace.empty(shape[:2], np.float64)
-    how = (_scale(softmax_scale, q), causal, choice("causal_align", causal_align, _ALIGN), bias)
-    _core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, *how, dropout, None, out, lse)
-    return out, lse
+    lse = None
+    if workspace is not NEW:  # else the compiled module makes the arrays
+        shape = shape_of("q", q, 3)
+        out = workspace.empty(shape) if out is None else out
+        lse = workspace.empty(shape[:2], np.float64)
+    start = choice("causal_align", causal_align, _ALIGN)
+    return _core.attention_forward(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, softmax_scale, causal, start, bias, dropout, None, out, lse
+    )
 
 
 def attention_backward(
@@ -113,13 +111,14 @@ def attention_backward(
     dq, dk, dv, dbias
         Shaped as ``q``, ``k``, ``v``, ``bias``; ``dbias`` is None without a bias.
     """
-    shape, k_shape = shape_of("q", q, 3), shape_of("k", k, 3)
-    dq, dk, dv = workspace.empty(shape), workspace.empty(k_shape), workspace.empty(k_shape)
+    dq = dk = dv = None
+    if workspace is not NEW:
+        dq, k_shape = workspace.empty(shape_of("q", q, 3)), shape_of("k", k, 3)
+        dk, dv = workspace.empty(k_shape), workspace.empty(k_shape)
     if bias is not None and dbias is None:
         dbias = workspace.zeros(shape_of("bias", bias, 2))
-    how = (_scale(softmax_scale, q), causal, choice("causal_align", causal_align, _ALIGN), bias)
-    _core.attention_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, *how, dropout, dq, dk, dv, dbias)
-    return dq, dk, dv, dbias
+    how = (softmax_scale, causal, choice("causal_align", causal_align, _ALIGN), bias, dropout)
+    return *_core.attention_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, *how, dq, dk, dv, dbias), dbias
 
 
 def attention_weights(
@@ -142,9 +141,8 @@ def attention_weights(
     heads = shape_of("q", q, 3)[1]
     n_q, n_k = np.diff(cu_seqlens_q), np.diff(cu_seqlens_k)
     weights = np.zeros(int((n_q * n_k).sum()) * heads, np.float32)
-    out, lse = np.empty_like(q), np.empty(q.shape[:2], np.float64)
-    how = (_scale(softmax_scale, q), causal, choice("causal_align", causal_align, _ALIGN), bias)
-    _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, None, weights, out, lse)
+    how = (softmax_scale, causal, choice("causal_align", causal_align, _ALIGN), bias)
+    _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, None, weights, None, None)
     ends = np.cumsum(n_q * n_k * heads)
     shapes = zip(n_q.tolist(), n_k.tolist(), strict=True)
     return [w.reshape(heads, *shape) for w, shape in zip(np.split(weights, ends)[:-1], shapes, strict=True)]
