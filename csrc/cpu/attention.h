@@ -1,6 +1,6 @@
 // Softmax attention within each sequence of a ragged batch, and its gradient. A task is one (sequence, head).
 //
-//   z[i][j] = softmax_scale * q[i]·k[j] + bias[distance(i, j)]          j over the keys that query i sees
+//   z[i][j] = softmax_scale * q[i]·k[j] + bias[distance(i, j)] + time_bias[bucket(i, j)]   j over the keys that i sees
 //   lse[i]  = log sum_j exp(z[i][j])
 //   out[i]  = sum_j exp(z[i][j] - lse[i]) * keep[i][j] * v[j]
 //
@@ -19,7 +19,8 @@ namespace {        // else the members of a struct are visible to the linker
 struct Sequence {  // one task
   const Attention& a;
   int64_t index, head, first_q, first_k, n_q, n_k, stride, shift;
-  const float* bias;  // by key minus query: bias[j - i + n_q - 1], or null
+  const float* bias;                 // by key minus query: bias[j - i + n_q - 1], or null
+  const int32_t *times_q, *times_k;  // whole seconds since the first of the sequence, or null
 
   Sequence(const Attention& args, int64_t task)
       : a(args),
@@ -31,7 +32,9 @@ struct Sequence {  // one task
         n_k(args.cu_k[index + 1] - first_k),
         stride(args.n_heads * args.head_dim),
         shift(args.align_start ? 0 : n_k - n_q),
-        bias(nullptr) {}
+        bias(nullptr),
+        times_q(nullptr),
+        times_k(nullptr) {}
 
   const float* query(const float* base, int64_t i) const { return base + (first_q + i) * stride + head * a.head_dim; }
   const float* key(const float* base, int64_t j) const { return base + (first_k + j) * stride + head * a.head_dim; }
@@ -52,6 +55,63 @@ static inline void expand_bias(Sequence& s, float* buffer) {
   memset(buffer + s.n_q + s.n_k, 0, 16 * sizeof(float));
   s.bias = buffer;
 }
+
+// Times as 32-bit numbers, whose differences are exact: from the earliest of the sequence on, 68 years at the most.
+static inline void expand_times(Sequence& s, float* buffer) {
+  if (s.a.time_bias == nullptr) return;
+  const int64_t *q = s.a.times_q + s.first_q, *k = s.a.times_k + s.first_k;
+  int64_t first = INT64_MAX;
+  for (int64_t i = 0; i < s.n_q; ++i) first = at_most(first, q[i]);
+  for (int64_t j = 0; j < s.n_k; ++j) first = at_most(first, k[j]);
+  const auto since = [first](int64_t time) {
+    const uint64_t seconds = static_cast<uint64_t>(time) - static_cast<uint64_t>(first);
+    return static_cast<int32_t>(seconds < INT32_MAX ? seconds : INT32_MAX);
+  };
+  int32_t* times = reinterpret_cast<int32_t*>(buffer);
+  for (int64_t i = 0; i < s.n_q; ++i) times[i] = since(q[i]);
+  s.times_q = times, times += s.n_q;
+  for (int64_t j = 0; j < s.n_k; ++j) times[j] = since(k[j]);
+  for (int64_t j = s.n_k; j < s.n_k + 16; ++j) times[j] = 0;
+  s.times_k = times;
+}
+
+namespace {
+struct RowBias {  // what is added to the scores of a row with the keys from `key` on: data, or nothing if null
+  const float* data;
+  alignas(64) float sums[kKeyTile];  // filled where there are times
+  alignas(64) int32_t buckets[kKeyTile];
+
+  RowBias(const Sequence& s, int64_t row, int64_t key, int64_t width)
+      : data(s.bias ? s.bias + (s.n_q - 1 - row) + key : nullptr) {
+    if (s.times_k == nullptr) return;
+    // x = 1 + seconds, at least 1: the exponent and two bits of its mantissa count quarters of a doubling.
+    const vi one = splat(int32_t{0x3F800000}), last = splat(static_cast<int32_t>(s.a.n_buckets - 1));
+    for (int64_t j = 0; j < width; j += VW) {
+      const vi seconds = splat(s.times_q[row]) - *reinterpret_cast<const vi_unaligned*>(s.times_k + key + j);
+      const vf x = __builtin_convertvector(seconds > 0 ? seconds : vi{}, vf) + splat(1.0f);
+      const vi quarters = (reinterpret_cast<vi>(x) - one) >> 21;
+      *reinterpret_cast<vi*>(buckets + j) = quarters < last ? quarters : last;
+    }
+    const float* table = s.a.time_bias + s.head * s.a.n_buckets;
+    for (int64_t j = 0; j < width; ++j) sums[j] = table[buckets[j]];
+    for (int64_t j = 0; j < width && data != nullptr; j += VW) store(sums + j, load(sums + j) + load(data + j));
+    data = sums;
+  }
+};
+
+struct TimeSums {  // of gradients by bucket: four of each, so that neighbours in one bucket need not wait for each
+                   // other
+  double by_bucket[4][kTimeBuckets];
+
+  void add(const int32_t* buckets, const float* slopes) {  // of VW keys
+    for (int64_t r = 0; r < VW; ++r) by_bucket[r % 4][buckets[r]] += static_cast<double>(slopes[r]);
+  }
+  void put(int64_t n, double* sums) const {
+    for (int64_t b = 0; b < n; ++b)
+      sums[b] += (by_bucket[0][b] + by_bucket[1][b]) + (by_bucket[2][b] + by_bucket[3][b]);
+  }
+};
+}  // namespace
 
 // How far the keys [key, key + keys) are looked at for `n` rows from `row` on: as far as one of them sees, in whole
 // vectors.
@@ -85,11 +145,8 @@ struct Scores {  // of one row: z from the products. Both passes must round z al
   vf scale;
   int64_t seen;
 
-  Scores(const Sequence& s, int64_t row, int64_t key, const float* dots)
-      : products(dots),
-        bias(s.bias ? s.bias + (s.n_q - 1 - row) + key : nullptr),
-        scale(splat(s.a.softmax_scale)),
-        seen(s.visible(row) - key) {}
+  Scores(const Sequence& s, int64_t row, int64_t key, const float* dots, const RowBias& row_bias)
+      : products(dots), bias(row_bias.data), scale(splat(s.a.softmax_scale)), seen(s.visible(row) - key) {}
 
   bool whole(int64_t j) const { return j + VW <= seen; }  // the row sees all keys of the vector at j
   vf at(int64_t j) const {                                // -inf where it does not see the key
@@ -209,7 +266,8 @@ static bool forward_rows(const Forward& f, Vectors values, int64_t row, int64_t 
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t width = block_width(s, row, rows, i, key, keys);
       float* z = f.z + i * ld;
-      const Scores scores(s, row + i, key, z);
+      const RowBias bias(s, row + i, key, width);
+      const Scores scores(s, row + i, key, z, bias);
       vf top = splat(-INFINITY);
       for (int64_t j = 0; j < width; j += VW) {
         const vf x = scores.at(j);
@@ -259,7 +317,8 @@ static void weights_of_rows(const Forward& f, int64_t task, int64_t row, int64_t
     dot_products(s, a.q, row, rows, key, keys, f.packed_once ? f.panels + key * d : f.panels, f.z, f.ld);
     for (int64_t i = 0; i < rows; ++i) {
       float* w = a.weights + a.weights_at[task] + (row + i) * s.n_k + key;
-      const Scores scores(s, row + i, key, f.z + i * f.ld);
+      const RowBias bias(s, row + i, key, block_width(s, row, rows, i, key, keys));
+      const Scores scores(s, row + i, key, f.z + i * f.ld, bias);
       const Probabilities p(*s.lse(row + i));
       for (int64_t j = 0; j < keys; j += VW)
         store_first(w + j, j < scores.seen ? scores.cut(j, p.of(scores.at(j))) : splat(0.0f), at_most(VW, keys - j));
@@ -272,7 +331,9 @@ static void attention_forward(const Attention& a, int64_t task_begin, int64_t ta
   for (int64_t task = task_begin; task < task_end; ++task) {
     Sequence s(a, task);
     const Forward f(s, scratch);
-    expand_bias(s, f.sums + kMostRows * round_up(d, VW));
+    float* rest = f.sums + kMostRows * round_up(d, VW);
+    expand_bias(s, rest);
+    expand_times(s, rest + s.n_q + s.n_k + 16);
     if (f.packed_once) pack_panels(s.key(a.k, 0), s.stride, s.n_k, d, f.panels);
     const Vectors values = padded_rows(s.key(a.v, 0), s.stride, f.packed_once ? s.n_k : 0, d, f.padded);
     for (int64_t row = 0, rows; row < s.n_q; row += rows) {
@@ -293,10 +354,10 @@ static inline float* dbias_places(const Sequence& s, float* scratch) {
 // With p = exp(z - lse), f = keep / (1 - dropout) and the forward line out[i] = sum_j p[i][j] f[i][j] v[j]:
 //   dv[j] = sum_i p f dout[i]
 //   dz[i][j] = p (f dout[i]·v[j] - delta[i]),  delta[i] = dout[i]·out[i]
-//   dq[i] = scale sum_j dz k[j],  dk[j] = scale sum_i dz q[i],  dbias[distance] += dz
+//   dq[i] = scale sum_j dz k[j],  dk[j] = scale sum_i dz q[i],  dbias[distance] += dz,  dtime_bias[bucket] += dz
 //
 // Of one sequence and head.
-static void backward_task(const Sequence& s, double* dbias, float* scratch) {
+static void backward_task(const Sequence& s, double* dbias, double* dtime_bias, float* scratch) {
   const Attention& a = s.a;
   const int64_t d = a.head_dim, wide = round_up(d, VW), ld = at_most(kKeyBlock, round_up(s.n_k, kPanel)) | kPanel;
   float* key_panels = scratch;
@@ -312,6 +373,8 @@ static void backward_task(const Sequence& s, double* dbias, float* scratch) {
   float* dbias_by_place = dbias_places(s, scratch);
   const vf scale = splat(a.softmax_scale), kept = splat(a.dropout ? a.dropout->scale : 1.0f), zero = splat(0.0f);
 
+  TimeSums time_sums;
+  if (dtime_bias) memset(&time_sums, 0, sizeof time_sums);
   if (dbias) memset(dbias_by_place, 0, static_cast<size_t>(s.n_q + s.n_k + 16) * sizeof(float));
   for (int64_t i = 0; i < (s.n_k > 0 ? s.first_row(0) : s.n_q); ++i)  // these rows see nothing
     memset(a.dq + (s.query(a.q, i) - a.q), 0, static_cast<size_t>(d) * sizeof(float));
@@ -343,7 +406,8 @@ static void backward_task(const Sequence& s, double* dbias, float* scratch) {
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t width = block_width(s, row, rows, i, key, keys);
         float *zi = z + i * ld, *dzi = dz + i * ld;
-        const Scores scores(s, row + i, key, zi);
+        const RowBias bias(s, row + i, key, width);
+        const Scores scores(s, row + i, key, zi, bias);
         const Probabilities exact(*s.lse(row + i));
         float* place = dbias ? dbias_by_place + (s.n_q - 1 - row - i) + key : nullptr;
         each_kept(s, row + i, key, width, [&](int64_t j, vi keep) {
@@ -351,6 +415,10 @@ static void backward_task(const Sequence& s, double* dbias, float* scratch) {
           const vf p = scores.cut(j, exact.of(scores.at(j)));
           const vf slope = scores.cut(j, p * ((keep ? load(dzi + j) * kept : zero) - splat(delta[i])));
           if (place) store(place + j, load(place + j) + slope);
+          if (dtime_bias) {
+            store(dzi + j, slope);
+            time_sums.add(bias.buckets + j, dzi + j);
+          }
           store(dzi + j, slope * scale);
           store(zi + j, keep ? p * kept : zero);
         });
@@ -377,14 +445,17 @@ static void backward_task(const Sequence& s, double* dbias, float* scratch) {
     dk.put(a.dk + keys_at, s.stride, keys, d);
     dv.put(a.dv + keys_at, s.stride, keys, d);
   }
+  if (dtime_bias) time_sums.put(a.n_buckets, dtime_bias);
 }
 
 static void attention_backward(const Attention& a, int64_t task_begin, int64_t task_end, double* dbias,
-                               float* scratch) {
+                               double* dtime_bias, float* scratch) {
   for (int64_t task = task_begin; task < task_end; ++task) {
     Sequence s(a, task);
-    expand_bias(s, dbias_places(s, scratch) + s.n_q + s.n_k + 16);
-    backward_task(s, dbias, scratch);
+    const int64_t step = s.n_q + s.n_k + 16;
+    expand_bias(s, dbias_places(s, scratch) + step);
+    expand_times(s, dbias_places(s, scratch) + 2 * step);
+    backward_task(s, dbias, dtime_bias ? dtime_bias + s.head * a.n_buckets : nullptr, scratch);
     const float* places = dbias_places(s, scratch);
     for (int64_t x = 0; x < s.n_q + s.n_k && dbias != nullptr; ++x)
       dbias[s.head * a.bias_len + s.distance_entry(x)] += static_cast<double>(places[x]);

@@ -29,13 +29,17 @@ def attention_forward(
     causal_align: Align = "end",
     bias: Floats | None = None,
     dropout: Dropout | None = None,
+    time_bias: Floats | None = None,
+    times_q: Offsets | None = None,
+    times_k: Offsets | None = None,
     out: Floats | None = None,
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Doubles]:
     """Softmax attention within each sequence of a ragged batch.
 
     ``out[i] = sum_j a[i, j] v[j]`` with ``a[i, j] = exp(z[i, j]) / sum_k exp(z[i, k])`` and
-    ``z[i, j] = softmax_scale * q[i]·k[j] + bias[distance(i, j)]``, j over the keys of i's sequence.
+    ``z[i, j] = softmax_scale * q[i]·k[j] + bias[distance(i, j)] + time_bias[bucket(i, j)]``, j over the keys of
+    i's sequence.
 
     Parameters
     ----------
@@ -54,6 +58,13 @@ def attention_forward(
         the last entry on their side.
     dropout : Dropout, optional
         On the weights, after the softmax.
+    time_bias : (n_heads, n_buckets) float32, optional
+        Added to the scores by the time from the key to the query, ``dt = times_q[i] - times_k[j]``: with ``x = 1 +
+        max(dt, 0)`` in float32, ``bucket = min((bits(x) - bits(1.0)) >> 21, n_buckets - 1)``: four buckets to a
+        doubling of x, linear within it. 1 to 128 buckets; the last takes all beyond.
+    times_q, times_k : (total_q,), (total_k,) int64
+        Whole seconds since any moment; in any order. What is more than 68 years after the earliest of its sequence
+        counts as 68 years. Where the next event is predicted the query's time is that of the next event.
     out : (total_q, n_heads, head_dim) float32, optional
 
     Returns
@@ -74,9 +85,8 @@ def attention_forward(
         out = workspace.empty(shape) if out is None else out
         lse = workspace.empty(shape[:2], np.float64)
     start = choice("causal_align", causal_align, _ALIGN)
-    return _core.attention_forward(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, softmax_scale, causal, start, bias, dropout, None, out, lse
-    )
+    how = (softmax_scale, causal, start, bias, dropout, time_bias, times_q, times_k)
+    return _core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, *how, None, out, lse)
 
 
 def attention_backward(
@@ -94,7 +104,11 @@ def attention_backward(
     causal_align: Align = "end",
     bias: Floats | None = None,
     dropout: Dropout | None = None,
+    time_bias: Floats | None = None,
+    times_q: Offsets | None = None,
+    times_k: Offsets | None = None,
     dbias: Floats | None = None,
+    dtime_bias: Floats | None = None,
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats, Floats, Floats | None]:
     """Gradients of :func:`attention_forward`, from its result and ``lse`` alone.
@@ -105,6 +119,8 @@ def attention_backward(
         Gradient of the loss by ``out``. The other arguments are those of the forward call.
     dbias : (n_heads, n_distances) float32, optional
         Added to. Made when ``bias`` is given and this is not.
+    dtime_bias : (n_heads, n_buckets) float32, optional
+        Added to; the gradient by ``time_bias`` is computed only if this is given.
 
     Returns
     -------
@@ -117,8 +133,10 @@ def attention_backward(
         dk, dv = workspace.empty(k_shape), workspace.empty(k_shape)
     if bias is not None and dbias is None:
         dbias = workspace.zeros(shape_of("bias", bias, 2))
-    how = (softmax_scale, causal, choice("causal_align", causal_align, _ALIGN), bias, dropout)
-    return *_core.attention_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, *how, dq, dk, dv, dbias), dbias
+    start = choice("causal_align", causal_align, _ALIGN)
+    how = (softmax_scale, causal, start, bias, dropout, time_bias, times_q, times_k)
+    arrays = (dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k)
+    return *_core.attention_backward(*arrays, *how, dq, dk, dv, dbias, dtime_bias), dbias
 
 
 def attention_weights(
@@ -131,6 +149,9 @@ def attention_weights(
     causal: bool = False,
     causal_align: Align = "end",
     bias: Floats | None = None,
+    time_bias: Floats | None = None,
+    times_q: Offsets | None = None,
+    times_k: Offsets | None = None,
 ) -> list[Floats]:
     """The weights ``a[i, j]`` themselves, for looking at: one (n_heads, n_q, n_k) array per sequence.
 
@@ -141,8 +162,9 @@ def attention_weights(
     heads = shape_of("q", q, 3)[1]
     n_q, n_k = np.diff(cu_seqlens_q), np.diff(cu_seqlens_k)
     weights = np.zeros(int((n_q * n_k).sum()) * heads, np.float32)
-    how = (softmax_scale, causal, choice("causal_align", causal_align, _ALIGN), bias)
-    _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, None, weights, None, None)
+    start = choice("causal_align", causal_align, _ALIGN)
+    how = (softmax_scale, causal, start, bias, None, time_bias, times_q, times_k)
+    _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, weights, None, None)
     ends = np.cumsum(n_q * n_k * heads)
     shapes = zip(n_q.tolist(), n_k.tolist(), strict=True)
     return [w.reshape(heads, *shape) for w, shape in zip(np.split(weights, ends)[:-1], shapes, strict=True)]
