@@ -113,16 +113,30 @@ def bias_entry(n_q: int, n_k: int, n_distances: int, causal: bool, align: str = 
     return np.clip(distance + zero, 0, n_distances - 1)
 
 
+def time_bucket(times_q: Array, times_k: Array, n_buckets: int) -> Array:
+    """(n, m) int: which entry of a head's time table a pair uses: quarters of a doubling of x = 1 + seconds.
+
+    Between 2^e and 2^(e + 1) the quarters of x are equally long: those of the float32's exponent and mantissa.
+    """
+    seconds = np.clip(times_q[:, None] - times_k[None], 0, 2**31 - 1)
+    x = seconds.astype(np.float32) + np.float32(1)
+    mantissa, exponent = np.frexp(x.astype(np.float64))  # x = mantissa 2^exponent, mantissa from 1/2 to 1
+    return np.minimum(4 * (exponent - 1) + np.floor(8 * mantissa - 4).astype(int), n_buckets - 1)
+
+
 def attention(
-    q: Array, k: Array, v: Array, *, scale: float, causal=False, align="end", bias=None, keep=None
+    q: Array, k: Array, v: Array, *, scale: float, causal=False, align="end", bias=None, keep=None, time=None
 ) -> tuple[Array, Array, Array]:
     """q (n, d), k and v (m, d), bias (n_distances,), keep (n, m) -> out (n, d), lse (n,), weights (n, m).
 
-    keep: factor on the weights, 0 or 1 / (1 - p). A query without keys gives 0, lse -inf.
+    time: (n_buckets,) and the bucket of each pair (n, m), or None. keep: factor on the weights, 0 or 1 / (1 - p). A
+    query without keys gives 0, lse -inf.
     """
     z = q @ k.T * q.dtype.type(scale)
     if bias is not None:
         z = z + bias[bias_entry(len(q), len(k), len(bias), causal, align)]
+    if time is not None:
+        z = z + time[0][time[1]]
     z = np.where(visible(len(q), len(k), causal, align), z, q.dtype.type(-np.inf))
     greatest = z.max(axis=1, initial=-np.inf)
     e = np.exp(z - np.where(greatest == -np.inf, 0, greatest)[:, None])
@@ -134,10 +148,20 @@ def attention(
 
 
 def attention_backward(
-    dout: Array, q: Array, k: Array, v: Array, *, scale: float, causal=False, align="end", bias=None, keep=None
-) -> tuple[Array, Array, Array, Array | None]:
-    """dq, dk, dv, dbias of :func:`attention`."""
-    out, _, p = attention(q, k, v, scale=scale, causal=causal, align=align, bias=bias, keep=keep)
+    dout: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    causal=False,
+    align="end",
+    bias=None,
+    keep=None,
+    time=None,
+) -> tuple[Array, Array, Array, Array | None, Array | None]:
+    """dq, dk, dv, dbias, dtime of :func:`attention`."""
+    out, _, p = attention(q, k, v, scale=scale, causal=causal, align=align, bias=bias, keep=keep, time=time)
     f = np.ones_like(p) if keep is None else keep
     delta = (dout * out).sum(axis=1, keepdims=True)
     dz = p * (f * (dout @ v.T) - delta)
@@ -145,8 +169,12 @@ def attention_backward(
     if bias is not None:
         dbias = np.zeros_like(bias)
         np.add.at(dbias, bias_entry(len(q), len(k), len(bias), causal, align), dz)
+    dtime = None
+    if time is not None:
+        dtime = np.zeros_like(time[0])
+        np.add.at(dtime, time[1], dz)
     factor = q.dtype.type(scale)
-    return factor * (dz @ k), factor * (dz.T @ q), (p * f).T @ dout, dbias
+    return factor * (dz @ k), factor * (dz.T @ q), (p * f).T @ dout, dbias, dtime
 
 
 def tasks(q: Array, cu_q: Array, cu_k: Array) -> Iterator[tuple[int, int, slice, slice]]:
@@ -156,7 +184,15 @@ def tasks(q: Array, cu_q: Array, cu_k: Array) -> Iterator[tuple[int, int, slice,
             yield s, head, slice(*rows_q), slice(*rows_k)
 
 
-def ragged_attention(q, k, v, cu_q, cu_k, *, bias=None, dropout=None, **options):
+def _time(head, rows, keys, time_bias, times_q, times_k):
+    if time_bias is None:
+        return None
+    return time_bias[head], time_bucket(times_q[rows], times_k[keys], time_bias.shape[1])
+
+
+def ragged_attention(
+    q, k, v, cu_q, cu_k, *, bias=None, dropout=None, time_bias=None, times_q=None, times_k=None, **options
+):
     """out, lse, and the weights as a list of (n_heads, n_q, n_k), for arrays as regard.ops takes them."""
     out, lse = np.zeros_like(q), np.zeros(q.shape[:2], q.dtype)
     weights = [np.zeros((q.shape[1], n, m), q.dtype) for n, m in zip(np.diff(cu_q), np.diff(cu_k), strict=True)]
@@ -165,25 +201,32 @@ def ragged_attention(q, k, v, cu_q, cu_k, *, bias=None, dropout=None, **options)
             *(q[rows, head], k[keys, head], v[keys, head]),
             bias=None if bias is None else bias[head],
             keep=attention_keep(dropout, s, head, *weights[s].shape[1:], q.dtype),
+            time=_time(head, rows, keys, time_bias, times_q, times_k),
             **options,
         )
     return out, lse, weights
 
 
-def ragged_attention_backward(dout, q, k, v, cu_q, cu_k, *, bias=None, dropout=None, **options):
-    """dq, dk, dv, dbias (None without a bias)."""
+def ragged_attention_backward(
+    dout, q, k, v, cu_q, cu_k, *, bias=None, dropout=None, time_bias=None, times_q=None, times_k=None, **options
+):
+    """dq, dk, dv, dbias, dtime_bias (None without a bias)."""
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     dbias = None if bias is None else np.zeros_like(bias)
+    dtime_bias = None if time_bias is None else np.zeros_like(time_bias)
     for s, head, rows, keys in tasks(q, cu_q, cu_k):
-        dq[rows, head], dk[keys, head], dv[keys, head], part = attention_backward(
+        dq[rows, head], dk[keys, head], dv[keys, head], part, time_part = attention_backward(
             *(dout[rows, head], q[rows, head], k[keys, head], v[keys, head]),
             bias=None if bias is None else bias[head],
             keep=attention_keep(dropout, s, head, rows.stop - rows.start, keys.stop - keys.start, q.dtype),
+            time=_time(head, rows, keys, time_bias, times_q, times_k),
             **options,
         )
         if dbias is not None:
             dbias[head] += part
-    return dq, dk, dv, dbias
+        if dtime_bias is not None:
+            dtime_bias[head] += time_part
+    return dq, dk, dv, dbias, dtime_bias
 
 
 # ---- cross-entropy over the catalogue ----

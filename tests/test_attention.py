@@ -46,7 +46,7 @@ def by_reference(dtype, q, k, v, dout, cu_q, cu_k, *, softmax_scale=None, causal
     scale = q.shape[2] ** -0.5 if softmax_scale is None else softmax_scale
     rest |= {"scale": scale, "causal": causal, "align": causal_align}
     out, lse, _ = reference.ragged_attention(q, k, v, cu_q, cu_k, **rest)
-    dq, dk, dv, dbias = reference.ragged_attention_backward(dout, q, k, v, cu_q, cu_k, **rest)
+    dq, dk, dv, dbias, _ = reference.ragged_attention_backward(dout, q, k, v, cu_q, cu_k, **rest)
     found = {"out": out, "lse": lse, "dq": dq, "dk": dk, "dv": dv}
     return found if dbias is None else found | {"dbias": dbias}
 

@@ -42,13 +42,22 @@ struct Call {
     tasks = a.batch * a.n_heads;
     least_tasks = kRangeRows * a.batch / std::max<int64_t>(std::max(total_q, total_k), 1);
 
+    const bool timed = training != nullptr && training->time_bias != nullptr;
     int64_t longest = 0;
-    for (int64_t s = 0; s < a.batch && a.bias != nullptr; ++s)
+    for (int64_t s = 0; s < a.batch && (a.bias != nullptr || timed); ++s)
       longest =
           std::max(longest, a.cu_seqlens_q[s + 1] - a.cu_seqlens_q[s] + a.cu_seqlens_k[s + 1] - a.cu_seqlens_k[s]);
     scratch = attention_scratch(a.head_dim, longest);
 
     if (training == nullptr) return;
+    if (timed) {
+      if (training->n_buckets < 1 || training->n_buckets > kTimeBuckets)
+        invalid("time_bias", "1 to " + std::to_string(kTimeBuckets) + " buckets", std::to_string(training->n_buckets));
+      require(training->times_q, "times_q", total_q);
+      require(training->times_k, "times_k", total_k);
+      args.time_bias = training->time_bias, args.n_buckets = training->n_buckets;
+      args.times_q = training->times_q, args.times_k = training->times_k;
+    }
     if (training->dropout != nullptr && training->dropout->p != 0.0) {
       dropout = make_dropout(*training->dropout);
       args.dropout = &dropout;
@@ -71,6 +80,15 @@ struct Call {
     });
   }
 };
+
+// sums[c] += partial[0][c] + partial[1][c] + ..., rounded once.
+void add_parts(const std::vector<double>& partial, int64_t parts, int64_t width, float* sums) {
+  for (int64_t c = 0; c < width; ++c) {
+    double sum = 0.0;
+    for (int64_t part = 0; part < parts; ++part) sum += partial[static_cast<size_t>(part * width + c)];
+    sums[c] += static_cast<float>(sum);
+  }
+}
 
 }  // namespace
 
@@ -103,20 +121,21 @@ regard_status regard_attention_training_backward(const regard_attention_training
     call.args.dout = a->dout, call.args.dq = a->dq, call.args.dk = a->dk, call.args.dv = a->dv;
     call.args.weights = nullptr;
 
+    if (a->dtime_bias != nullptr) require(a->time_bias, "time_bias");
+
     const int64_t width = a->dbias != nullptr ? a->base.n_heads * a->base.bias_len : 0;
-    const Parts parts(call.tasks, width > 0 ? kMaxBiasRanges : kMaxRanges, call.least_tasks);
+    const int64_t time_width = a->dtime_bias != nullptr ? a->base.n_heads * a->n_buckets : 0;
+    const Parts parts(call.tasks, width + time_width > 0 ? kMaxBiasRanges : kMaxRanges, call.least_tasks);
     std::vector<double> dbias(static_cast<size_t>(parts.count * width));
+    std::vector<double> dtime_bias(static_cast<size_t>(parts.count * time_width));
     const Kernels& use = kernels();
     parts.each([&](int64_t part, int64_t begin, int64_t end) {
       use.attention_backward(call.args, begin, end, width > 0 ? dbias.data() + part * width : nullptr,
+                             time_width > 0 ? dtime_bias.data() + part * time_width : nullptr,
                              thread_scratch(call.scratch));
     });
-    if (width == 0) return;
-    for (int64_t c = 0; c < width; ++c) {
-      double sum = 0.0;
-      for (int64_t part = 0; part < parts.count; ++part) sum += dbias[static_cast<size_t>(part * width + c)];
-      a->dbias[c] += static_cast<float>(sum);
-    }
+    add_parts(dbias, parts.count, width, a->dbias);
+    add_parts(dtime_bias, parts.count, time_width, a->dtime_bias);
   });
 }
 

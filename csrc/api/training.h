@@ -17,6 +17,13 @@ typedef struct regard_attention_training {
   const float* dout;              // backward
   float *dq, *dk, *dv;            // written, not added to
   float* dbias;                   // (n_heads, bias_len) or NULL
+  // Added to the scores: time_bias[bucket], with x = 1 + max(times_q[i] - times_k[j], 0) in float32 and bucket =
+  // min(floor of the bits of x above those of 1.0f, in quarters of a doubling, n_buckets - 1); 2^31 seconds at the
+  // most.
+  const float* time_bias;            // (n_heads, n_buckets) or NULL
+  int64_t n_buckets;                 // 1 to 128
+  const int64_t *times_q, *times_k;  // whole seconds: (cu_seqlens_q[batch]), (cu_seqlens_k[batch])
+  float* dtime_bias;                 // (n_heads, n_buckets) or NULL
 } regard_attention_training;
 
 typedef struct regard_cross_entropy {

@@ -5,6 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,9 +18,24 @@ namespace py = pybind11;
 namespace regard {
 
 constexpr int64_t kAny = -1;  // in a shape: any size
-using Shape = std::vector<int64_t>;
+class Shape {                 // sizes of up to 4 dimensions, without memory of their own
+ public:
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> sizes) : n_(sizes.size()) { std::copy(sizes.begin(), sizes.end(), sizes_); }
+  void assign(const int64_t* sizes, size_t n) { std::copy(sizes, sizes + n, sizes_), n_ = n; }
+  size_t size() const { return n_; }
+  int64_t operator[](size_t i) const { return sizes_[i]; }
+  int64_t& operator[](size_t i) { return sizes_[i]; }
+  const int64_t* begin() const { return sizes_; }
+  const int64_t* end() const { return sizes_ + n_; }
 
-std::string shape_text(const Shape& shape);
+ private:
+  int64_t sizes_[4] = {};
+  size_t n_ = 0;
+};
+
+std::string shape_text(const int64_t* begin, const int64_t* end);
+inline std::string shape_text(const Shape& shape) { return shape_text(shape.begin(), shape.end()); }
 
 namespace detail {
 const void* checked(const py::object& object, const char* name, const char* type, bool right_type, const Shape& shape,
@@ -72,6 +89,15 @@ const T* in_or_null(const py::object& object, const char* name, const Shape& sha
 template <class T>
 T* out_or_null(const py::object& object, const char* name, const Shape& shape) {
   return object.is_none() ? nullptr : out<T>(object, name, shape);
+}
+// A result's array: the one that was given, or a new one in its place.
+template <class T>
+T* out_or_new(py::object& object, const char* name, const Shape& shape) {
+  if (!object.is_none()) return out<T>(object, name, shape);
+  py::array_t<T> fresh(std::vector<py::ssize_t>(shape.begin(), shape.end()));
+  T* data = fresh.mutable_data();
+  object = std::move(fresh);
+  return data;
 }
 
 // The shape of an array of `n` dimensions (TypeError / ValueError otherwise).

@@ -2,11 +2,11 @@
 
 namespace regard {
 
-std::string shape_text(const Shape& shape) {
+std::string shape_text(const int64_t* begin, const int64_t* end) {
   std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i)
-    text += (i > 0 ? ", " : "") + (shape[i] == kAny ? std::string("any") : std::to_string(shape[i]));
-  return text + (shape.size() == 1 ? ",)" : ")");
+  for (const int64_t* size = begin; size < end; ++size)
+    text += (size > begin ? ", " : "") + (*size == kAny ? std::string("any") : std::to_string(*size));
+  return text + (end - begin == 1 ? ",)" : ")");
 }
 
 namespace {
@@ -14,7 +14,7 @@ namespace {
 std::string got(const py::object& object) {
   if (!py::isinstance<py::array>(object)) return py::str(py::type::of(object).attr("__name__"));
   const auto array = py::reinterpret_borrow<py::array>(object);
-  return std::string(py::str(array.dtype())) + " " + shape_text(Shape(array.shape(), array.shape() + array.ndim()));
+  return std::string(py::str(array.dtype())) + " " + shape_text(array.shape(), array.shape() + array.ndim());
 }
 
 }  // namespace
@@ -28,14 +28,14 @@ const void* detail::checked(const py::object& object, const char* name, const ch
   bool fits = static_cast<size_t>(array.ndim()) == shape.size();
   for (size_t i = 0; fits && i < shape.size(); ++i)
     fits = shape[i] == kAny || shape[i] == array.shape(static_cast<py::ssize_t>(i));
-  const std::string start = std::string(name) + ": expected ";
   if (!fits)
-    throw py::value_error(start + "shape " + shape_text(shape) + ", got " +
-                          shape_text(Shape(array.shape(), array.shape() + array.ndim())));
+    throw py::value_error(std::string(name) + ": expected shape " + shape_text(shape) + ", got " +
+                          shape_text(array.shape(), array.shape() + array.ndim()));
   if ((array.flags() & py::array::c_style) == 0)
-    throw py::value_error(start + "a C-contiguous array, got strides " +
-                          shape_text(Shape(array.strides(), array.strides() + array.ndim())));
-  if (writeable && !array.writeable()) throw py::value_error(start + "a writeable array, got a read-only one");
+    throw py::value_error(std::string(name) + ": expected a C-contiguous array, got strides " +
+                          shape_text(array.strides(), array.strides() + array.ndim()));
+  if (writeable && !array.writeable())
+    throw py::value_error(std::string(name) + ": expected a writeable array, got a read-only one");
   return array.data();
 }
 
@@ -45,8 +45,10 @@ Shape shape_of(const py::object& object, const char* name, size_t n) {
   const auto array = py::reinterpret_borrow<py::array>(object);
   if (static_cast<size_t>(array.ndim()) != n)
     throw py::value_error(std::string(name) + ": expected " + std::to_string(n) + " dimensions, got shape " +
-                          shape_text(Shape(array.shape(), array.shape() + array.ndim())));
-  return Shape(array.shape(), array.shape() + array.ndim());
+                          shape_text(array.shape(), array.shape() + array.ndim()));
+  Shape shape;
+  shape.assign(array.shape(), n);
+  return shape;
 }
 
 const int64_t* offsets(const py::object& object, const char* name, int64_t rows, int64_t values) {

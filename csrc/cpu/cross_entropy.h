@@ -8,7 +8,7 @@
 // The logits exist for one block of rows and one tile of items at a time, so `backward` computes them anew: four
 // products in all. cross_entropy_pass.h keeps the probabilities of a block and needs three.
 #pragma once
-#include "cpu/attention.h"
+#include "cpu/softmax.h"
 #include "cpu/tile.h"
 
 namespace regard {

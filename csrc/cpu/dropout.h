@@ -19,7 +19,6 @@ typedef uint32_t vu_unaligned __attribute__((vector_size(4 * REGARD_VW), aligned
 
 static inline vu splat(uint32_t x) { return reinterpret_cast<vu>(splat(static_cast<int32_t>(x))); }
 
-typedef uint64_t vq __attribute__((vector_size(4 * REGARD_VW)));
 typedef uint64_t vq_unaligned __attribute__((vector_size(4 * REGARD_VW), aligned(4), may_alias));
 
 // Products of the low halves of 64-bit lanes. An intrinsic, since GCC makes a 64-bit multiplication of it

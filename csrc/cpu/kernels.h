@@ -13,6 +13,7 @@ constexpr int64_t kPackedKeys = 1024;  // a history up to this length is packed 
 constexpr int64_t kRowBlock = 48;      // rows scored together against keys or items, or put through a layer
 constexpr int64_t kItemTile = 512;     // items per tile of the catalogue
 constexpr int64_t kKeyBlock = 128;     // keys per block of the attention backward pass
+constexpr int64_t kTimeBuckets = 128;  // of the time bias: more than 2^31 seconds have
 constexpr int64_t kPairKeys = 96;      // keys that a query's activation unit takes at a time
 constexpr int64_t kPieceRows = 64;     // rows and items that the one-pass cross-entropy takes at a time,
 constexpr int64_t kPieceItems = 256;   // and the most pieces of rows in one of its blocks
@@ -35,10 +36,13 @@ struct Attention {
   int64_t n_heads, head_dim;
   float softmax_scale;
   bool causal, align_start;
-  const float* bias;            // (n_heads, bias_len) by distance, or null
-  int64_t bias_len, bias_zero;  // bias_zero: the entry for distance 0
-  const Dropout* dropout;       // or null
-  float* weights;               // every task's (n_q, n_k) block, at weights_at[task], or null
+  const float* bias;                 // (n_heads, bias_len) by distance, or null
+  int64_t bias_len, bias_zero;       // bias_zero: the entry for distance 0
+  const float* time_bias;            // (n_heads, n_buckets) by the logarithm of 1 + seconds, or null
+  const int64_t *times_q, *times_k;  // whole seconds, (total)
+  int64_t n_buckets;
+  const Dropout* dropout;  // or null
+  float* weights;          // every task's (n_q, n_k) block, at weights_at[task], or null
   const int64_t* weights_at;
   // backward
   const float* dout;
@@ -189,8 +193,9 @@ struct Kernels {
   void (*pack_panels)(const float* rows, int64_t stride, int64_t n, int64_t depth, float* out);
 
   void (*attention_forward)(const Attention&, int64_t task_begin, int64_t task_end, float* scratch);
-  // dbias: (n_heads, bias_len) sums of this range of tasks, or null
-  void (*attention_backward)(const Attention&, int64_t task_begin, int64_t task_end, double* dbias, float* scratch);
+  // dbias, dtime_bias: (n_heads, bias_len), (n_heads, n_buckets) sums of this range of tasks, added to; or null
+  void (*attention_backward)(const Attention&, int64_t task_begin, int64_t task_end, double* dbias, double* dtime_bias,
+                             float* scratch);
 
   void (*cross_entropy_forward)(const CrossEntropy&, int64_t row_begin, int64_t row_end, float* scratch);
   // ditems: rows [item_begin, item_end) belong to the caller of this range; dh: (row_end - row_begin, dim), added to

@@ -22,6 +22,9 @@ constexpr int64_t MR = 6, NV = 4;
 constexpr int64_t MR = 3, NV = 4;
 #endif
 
+// So few rows take 2 NV vectors at a time, else their few sums would wait for each other.
+constexpr int64_t kFewRows = NV == 2 ? 2 : 0;
+
 // Packed panels: keys (or items) 16 at a time, transposed, [panel][depth][16]; the same layout on every machine.
 constexpr int64_t PANEL = kPanel;
 
@@ -104,9 +107,10 @@ static inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_
 template <Into INTO, int64_t VECTORS>
 static inline void tile_rows(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_column,
                              const float* b, int64_t b_row, int64_t b_vector, float* c, int64_t c_row) {
-#define REGARD_TILE(R)                                                                                      \
-  case R:                                                                                                   \
-    if constexpr (R <= MR) tile<INTO, R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row); \
+#define REGARD_TILE(R)                                                                 \
+  case R:                                                                              \
+    if constexpr (R <= (VECTORS > NV ? kFewRows : MR))                                 \
+      tile<INTO, R, VECTORS>(depth, a, a_row, a_column, b, b_row, b_vector, c, c_row); \
     break;
   switch (rows) {
     REGARD_UP_TO_12(REGARD_TILE)
@@ -127,6 +131,10 @@ static __attribute__((noinline)) void multiply_as(int64_t m, int64_t n, int64_t 
     const float* left = a.data + i * a.row;
     float* out = c + i * c_row;
     int64_t v = 0;
+    if (rows <= kFewRows && b.group == NV * b.vector)
+      for (; v + 2 * NV <= vectors; v += 2 * NV)
+        tile_rows<INTO, 2 * NV>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group, b.row, b.vector,
+                                out + v * VW, c_row);
     for (; v + NV <= vectors; v += NV)
       tile_rows<INTO, NV>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group, b.row, b.vector, out + v * VW,
                           c_row);

@@ -23,6 +23,8 @@ constexpr int64_t VW = REGARD_VW;
 
 typedef float vf __attribute__((vector_size(4 * REGARD_VW)));
 typedef int32_t vi __attribute__((vector_size(4 * REGARD_VW)));
+typedef double vd __attribute__((vector_size(4 * REGARD_VW), may_alias));
+typedef uint64_t vq __attribute__((vector_size(4 * REGARD_VW)));
 typedef float vf_unaligned __attribute__((vector_size(4 * REGARD_VW), aligned(4), may_alias));
 typedef int32_t vi_unaligned __attribute__((vector_size(4 * REGARD_VW), aligned(4), may_alias));
 

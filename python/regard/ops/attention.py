@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
 _ALIGN = {"end": False, "start": True}
 
 
-def _scale(softmax_scale: float | None, q: Floats) -> float:
-    return 1.0 / math.sqrt(max(q.shape[-1], 1)) if softmax_scale is None else float(softmax_scale)
-
-
 def attention_forward(
     q: Floats,
     k: Floats,
@@ -34,13 +29,17 @@ def attention_forward(
     causal_align: Align = "end",
     bias: Floats | None = None,
     dropout: Dropout | None = None,
+    time_bias: Floats | None = None,
+    times_q: Offsets | None = None,
+    times_k: Offsets | None = None,
     out: Floats | None = None,
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Doubles]:
     """Softmax attention within each sequence of a ragged batch.
 
     ``out[i] = sum_j a[i, j] v[j]`` with ``a[i, j] = exp(z[i, j]) / sum_k exp(z[i, k])`` and
-    ``z[i, j] = softmax_scale * q[i]·k[j] + bias[distance(i, j)]``, j over the keys of i's sequence.
+    ``z[i, j] = softmax_scale * q[i]·k[j] + bias[distance(i, j)] + time_bias[bucket(i, j)]``, j over the keys of
+    i's sequence.
 
     Parameters
     ----------
@@ -59,6 +58,13 @@ def attention_forward(
         the last entry on their side.
     dropout : Dropout, optional
         On the weights, after the softmax.
+    time_bias : (n_heads, n_buckets) float32, optional
+        Added to the scores by the time from the key to the query, ``dt = times_q[i] - times_k[j]``: with ``x = 1 +
+        max(dt, 0)`` in float32, ``bucket = min((bits(x) - bits(1.0)) >> 21, n_buckets - 1)``: four buckets to a
+        doubling of x, linear within it. 1 to 128 buckets; the last takes all beyond.
+    times_q, times_k : (total_q,), (total_k,) int64
+        Whole seconds since any moment; in any order. What is more than 68 years after the earliest of its sequence
+        counts as 68 years. Where the next event is predicted the query's time is that of the next event.
     out : (total_q, n_heads, head_dim) float32, optional
 
     Returns
@@ -73,12 +79,14 @@ def attention_forward(
     Online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867; tiles: Dao et al. 2022, arXiv:2205.14135. Memory
     beside the result: one tile per thread.
     """
-    shape = shape_of("q", q, 3)
-    out = workspace.empty(shape) if out is None else out
-    lse = workspace.empty(shape[:2], np.float64)
-    how = (_scale(softmax_scale, q), causal, choice("causal_align", causal_align, _ALIGN), bias)
-    _core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, *how, dropout, None, out, lse)
-    return out, lse
+    lse = None
+    if workspace is not NEW:  # else the compiled module makes the arrays
+        shape = shape_of("q", q, 3)
+        out = workspace.empty(shape) if out is None else out
+        lse = workspace.empty(shape[:2], np.float64)
+    start = choice("causal_align", causal_align, _ALIGN)
+    how = (softmax_scale, causal, start, bias, dropout, time_bias, times_q, times_k)
+    return _core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, *how, None, out, lse)
 
 
 def attention_backward(
@@ -96,7 +104,11 @@ def attention_backward(
     causal_align: Align = "end",
     bias: Floats | None = None,
     dropout: Dropout | None = None,
+    time_bias: Floats | None = None,
+    times_q: Offsets | None = None,
+    times_k: Offsets | None = None,
     dbias: Floats | None = None,
+    dtime_bias: Floats | None = None,
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats, Floats, Floats | None]:
     """Gradients of :func:`attention_forward`, from its result and ``lse`` alone.
@@ -107,19 +119,24 @@ def attention_backward(
         Gradient of the loss by ``out``. The other arguments are those of the forward call.
     dbias : (n_heads, n_distances) float32, optional
         Added to. Made when ``bias`` is given and this is not.
+    dtime_bias : (n_heads, n_buckets) float32, optional
+        Added to; the gradient by ``time_bias`` is computed only if this is given.
 
     Returns
     -------
     dq, dk, dv, dbias
         Shaped as ``q``, ``k``, ``v``, ``bias``; ``dbias`` is None without a bias.
     """
-    shape, k_shape = shape_of("q", q, 3), shape_of("k", k, 3)
-    dq, dk, dv = workspace.empty(shape), workspace.empty(k_shape), workspace.empty(k_shape)
+    dq = dk = dv = None
+    if workspace is not NEW:
+        dq, k_shape = workspace.empty(shape_of("q", q, 3)), shape_of("k", k, 3)
+        dk, dv = workspace.empty(k_shape), workspace.empty(k_shape)
     if bias is not None and dbias is None:
         dbias = workspace.zeros(shape_of("bias", bias, 2))
-    how = (_scale(softmax_scale, q), causal, choice("causal_align", causal_align, _ALIGN), bias)
-    _core.attention_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, *how, dropout, dq, dk, dv, dbias)
-    return dq, dk, dv, dbias
+    start = choice("causal_align", causal_align, _ALIGN)
+    how = (softmax_scale, causal, start, bias, dropout, time_bias, times_q, times_k)
+    arrays = (dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k)
+    return *_core.attention_backward(*arrays, *how, dq, dk, dv, dbias, dtime_bias), dbias
 
 
 def attention_weights(
@@ -132,6 +149,9 @@ def attention_weights(
     causal: bool = False,
     causal_align: Align = "end",
     bias: Floats | None = None,
+    time_bias: Floats | None = None,
+    times_q: Offsets | None = None,
+    times_k: Offsets | None = None,
 ) -> list[Floats]:
     """The weights ``a[i, j]`` themselves, for looking at: one (n_heads, n_q, n_k) array per sequence.
 
@@ -142,9 +162,9 @@ def attention_weights(
     heads = shape_of("q", q, 3)[1]
     n_q, n_k = np.diff(cu_seqlens_q), np.diff(cu_seqlens_k)
     weights = np.zeros(int((n_q * n_k).sum()) * heads, np.float32)
-    out, lse = np.empty_like(q), np.empty(q.shape[:2], np.float64)
-    how = (_scale(softmax_scale, q), causal, choice("causal_align", causal_align, _ALIGN), bias)
-    _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, None, weights, out, lse)
+    start = choice("causal_align", causal_align, _ALIGN)
+    how = (softmax_scale, causal, start, bias, None, time_bias, times_q, times_k)
+    _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, weights, None, None)
     ends = np.cumsum(n_q * n_k * heads)
     shapes = zip(n_q.tolist(), n_k.tolist(), strict=True)
     return [w.reshape(heads, *shape) for w, shape in zip(np.split(weights, ends)[:-1], shapes, strict=True)]
