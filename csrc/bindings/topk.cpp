@@ -50,7 +50,10 @@ void bind_topk(py::module_& m) {
       py::arg("deny_offsets"), py::arg("deny"), py::arg("items"), py::arg("scores"), py::arg("quantized"));
   m.def(
       "quantized_shape",
-      [](int64_t n_items, int64_t dim) { return py::tuple(py::cast(quantized_shape(n_items, dim))); },
+      [](int64_t n_items, int64_t dim) {
+        const Shape shape = quantized_shape(n_items, dim);
+        return py::make_tuple(shape[0], shape[1]);
+      },
       py::arg("n_items"), py::arg("dim"));
   m.def(
       "quantize_items",
