@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from regard.nn.attention_model import AttentionModel
     from regard.ragged import Ragged
     from regard.recommender import Recommendations, load
+    from regard.timed import TimedHistories
 
 __version__ = _version()
 
@@ -27,6 +28,7 @@ __all__ = [
     "Ragged",
     "Recommendations",
     "SelfAttentionRecommender",
+    "TimedHistories",
     "__version__",
     "baselines",
     "datasets",
@@ -49,6 +51,7 @@ _HOME = {
     "Ragged": "regard.ragged",
     "Recommendations": "regard.recommender",
     "SelfAttentionRecommender": "regard.models.self_attention",
+    "TimedHistories": "regard.timed",
     "evaluate": "regard.metrics",
     "load": "regard.recommender",
 }

@@ -36,6 +36,7 @@ from .tables import (
     resolve,
     whole,
 )
+from .timed import TimedHistories
 
 __all__ = ["BadRows", "DataReport", "Interactions", "RegardDataWarning"]
 
@@ -288,6 +289,13 @@ class Interactions:
         other = copy.copy(self)
         other.features = features
         return other
+
+    @property
+    def timed_sequences(self) -> Ragged:
+        """The sequences with their times, where every time is known; else as they are."""
+        if self.times is None or not np.isfinite(self.times.values).all():
+            return self.sequences
+        return TimedHistories(self.sequences.values, self.sequences.offsets, self.times.values, 0)
 
     @property
     def n_users(self) -> int:

@@ -106,7 +106,8 @@ def explain(model: SequenceModel, history: Any, item: Any) -> Explanation:
     n_blocks = sum(step["kind"] == "attention" for step in model.steps())
     weights = np.stack([model.attention_weights(history, block)[0] for block in range(n_blocks)])
     rows, n_unknown = model._rows_of_histories(history)
-    window = rows.tail(model.max_len)[0]
+    windows = rows.tail(model.max_len)
+    window = windows[0]
     n = len(window)
 
     rollout = np.zeros(n, np.float32)
@@ -114,8 +115,9 @@ def explain(model: SequenceModel, history: Any, item: Any) -> Explanation:
     for of_heads in weights[::-1]:
         rollout = (rollout + rollout @ of_heads.mean(axis=0)) / 2
 
-    others = np.tile(window, (n, 1))[~np.eye(n, dtype=bool)]
-    batch = Ragged.from_lengths(np.concatenate([window, others]), [n, *[n - 1] * n])
+    others = np.tile(np.arange(n), (n, 1))[~np.eye(n, dtype=bool)]
+    places = Ragged.from_lengths(np.concatenate([np.arange(n), others]), [n, *[n - 1] * n])
+    batch = windows.pick(places, np.zeros(n + 1, np.int64))
     scores = ops.linear_forward(model._encode_or_zero(batch), model.params_[model._tables[1]][row : row + 1])[0][:, 0]
     item_ids = model.item_ids_[window]
     shown = np.append(window, row)

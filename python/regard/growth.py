@@ -111,7 +111,8 @@ class GrowingModel(Recommender):
             titles = dict(zip(data.item_ids.tolist(), data.titles.tolist(), strict=True))
         model.add_items(new, titles=titles, features=data.features)
         rows = rows_of(data.item_ids, model.item_ids_)[data.sequences.values]
-        data = Interactions.from_sequences(data.user_ids, model.item_ids_, Ragged(rows, data.sequences.offsets))
+        sequences = Ragged(rows, data.sequences.offsets)
+        data = Interactions.from_sequences(data.user_ids, model.item_ids_, sequences, times=data.times)
         data, holdout = validation_of(data, validation)
         model.popularity_ = model.popularity_ + data.popularity()
         model._train(model._unfolded(), data, settings, holdout, callbacks, progress)

@@ -10,6 +10,7 @@ import numpy as np
 from .frames import frame_columns, is_frame
 from .ragged import Ragged
 from .tables import Column, encode, event_order, read_ids, read_times
+from .timed import TimedHistories
 
 __all__ = ["as_ids", "drop_unknown", "frame_lists", "id_lists", "rows_of"]
 
@@ -22,10 +23,11 @@ def rows_of(ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
     return np.where(item_ids[rows] == ids, rows, np.int32(-1))
 
 
-def drop_unknown(lengths: np.ndarray, rows: np.ndarray) -> Ragged:
-    """Ragged rows without those that are -1."""
-    known = np.concatenate([[0], np.cumsum(rows >= 0)])
-    return Ragged(rows[rows >= 0], known[np.concatenate([[0], np.cumsum(lengths)])])
+def drop_unknown(rows: Ragged) -> Ragged:
+    """Rows without the values that are -1."""
+    known = rows.values >= 0
+    places = Ragged(np.flatnonzero(known), np.concatenate([[0], np.cumsum(known)])[rows.offsets])
+    return rows.pick(places, np.arange(len(rows)))
 
 
 def as_ids(name: str, values: Any, item_ids: np.ndarray) -> np.ndarray:
@@ -69,7 +71,7 @@ def as_ids(name: str, values: Any, item_ids: np.ndarray) -> np.ndarray:
 def id_lists(name: str, values: Any, item_ids: np.ndarray) -> tuple[Ragged, bool]:
     """One list of ids for each row, from all the forms that users write; and whether it was one flat list."""
     if isinstance(values, Ragged):
-        return Ragged(as_ids(name, values.values, item_ids), values.offsets), False
+        return values.with_values(as_ids(name, values.values, item_ids)), False
     if is_frame(values):
         return frame_lists(name, values, item_ids)[1], False
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
@@ -90,6 +92,8 @@ def id_lists(name: str, values: Any, item_ids: np.ndarray) -> tuple[Ragged, bool
 
 def frame_lists(name: str, frame: Any, item_ids: np.ndarray) -> tuple[np.ndarray, Ragged]:
     """Users and histories of a data frame: in the order of the users' first lines, each history in the order of time.
+
+    With a column ``datetime`` the histories have times, and the moment that is asked about is now.
 
     Raises
     ------
@@ -118,7 +122,10 @@ def frame_lists(name: str, frame: Any, item_ids: np.ndarray) -> tuple[np.ndarray
     place[appearance] = np.arange(len(appearance))
     user = place[user]
     order = event_order(user, times)
-    return user_ids[appearance], Ragged.from_lengths(ids[order], np.bincount(user))
+    histories = Ragged.from_lengths(ids[order], np.bincount(user))
+    if times is not None:
+        histories = TimedHistories(histories.values, histories.offsets, times[order])
+    return user_ids[appearance], histories
 
 
 def _history_columns(name: str, found: list[str]) -> dict[str, str]:

@@ -15,8 +15,9 @@ rms_norm root mean square norm with ``weight``, ``eps``
 linear   ``activation(x W' + b)``
 gated    ``activation(x W' + b) * (x V' + c)``: two linear maps ``gate`` and ``value`` (``.weight``, ``.bias``)
 attention causal self-attention: three linear maps ``query``, ``key``, ``value`` (``.weight``, ``.bias``), ``heads``,
-         optional ``distance_bias`` table, ``dropout`` on the weights. With ``newest`` only the last row of each
-         sequence asks, and is left in x and in what is saved; not in training, where every place is predicted
+         optional ``distance_bias`` and ``time_bias`` tables, ``dropout`` on the weights. With ``newest`` only the last
+         row of each sequence asks, and is left in x and in what is saved; not in training, where every place is
+         predicted
 dropout  with rate ``p``, in training
 save     remembers x
 add      adds the x that the last open ``save`` remembered
@@ -57,6 +58,8 @@ class Run:
     params : the parameters by name
     grads : where their gradients are added, or None when not training
     seed, step : what dropout depends on, beside the place
+    times, next_times : (total,) int64 seconds, for a time bias
+        Of each event, and of what is foretold from there: the event after it, or the moment that is asked about.
     """
 
     items: NDArray[np.int32]
@@ -66,6 +69,8 @@ class Run:
     seed: int = 0
     step: int = 0
     ws: Workspace = NEW
+    times: NDArray[np.int64] | None = None
+    next_times: NDArray[np.int64] | None = None
     saved: list[Array] = field(default_factory=list)
     saved_grads: list[Array] = field(default_factory=list)
 
@@ -244,21 +249,26 @@ def heads(
 
 def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     cu = cu_q = run.cu_seqlens
+    times_q = run.next_times
     if step["newest"] and not run.training:
         newest, cu_q = cu[1:] - 1, np.arange(len(cu))
+        times_q = None if times_q is None else times_q[newest]
         run.saved = [saved[newest] for saved in run.saved]
         (q, k, v), maps_backward = heads(x, step, run, newest)
     else:
         (q, k, v), maps_backward = heads(x, step, run)
-    table = step.get("distance_bias")
+    table, by_time = step.get("distance_bias"), step.get("time_bias")
     how: dict[str, Any] = {"causal": True, "dropout": run.drop(step["dropout"], step), "workspace": run.ws}
     how["bias"] = None if table is None else run.params[table]
+    if by_time is not None:
+        how |= {"time_bias": run.params[by_time], "times_q": times_q, "times_k": run.times}
     out, lse = ops.attention_forward(q, k, v, cu_q, cu, **how)
 
     def backward(dy: Array) -> Array:
         dbias = None if table is None else run.add_grad(table)
         dout = dy.reshape(out.shape)
-        dq, dk, dv, _ = ops.attention_backward(dout, q, k, v, out, lse, cu_q, cu, **how, dbias=dbias)
+        biases: dict[str, Any] = {"dbias": dbias, "dtime_bias": None if by_time is None else run.add_grad(by_time)}
+        dq, dk, dv, _ = ops.attention_backward(dout, q, k, v, out, lse, cu_q, cu, **how, **biases)
         return maps_backward([gradient.reshape(len(x), -1) for gradient in (dq, dk, dv)])
 
     return out.reshape(len(out), -1), backward

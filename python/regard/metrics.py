@@ -257,12 +257,12 @@ class _Scores:
 
     def _own(self, rows: Ragged) -> Ragged:
         """Rows of the holdout as rows of the model."""
-        return rows if self.to_own is None else drop_unknown(rows.lengths, self.to_own[rows.values])
+        return rows if self.to_own is None else drop_unknown(rows.with_values(self.to_own[rows.values]))
 
     def _ask(
         self, seen: Ragged, targets: Ragged, k: int, deny: Ragged | None, lists: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        scores = np.array(self.model.scores(Ragged(self.own_ids[seen.values], seen.offsets)), np.float32)
+        scores = np.array(self.model.scores(seen.with_values(self.own_ids[seen.values])), np.float32)
         if scores.shape != (expected := (len(seen), len(self.own_ids))):
             raise ValueError(f"scores: expected shape {expected}, got {scores.shape}")
         scores = masked(scores, None, deny)
@@ -288,7 +288,7 @@ class _Lists:
     def __call__(
         self, histories: Ragged, targets: Ragged, k: int, exclude_seen: bool, lists: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        ids = Ragged(self.item_ids[histories.values], histories.offsets)
+        ids = histories.with_values(self.item_ids[histories.values])
         result = self.model.recommend(ids, k=k, exclude_seen=exclude_seen)
         items = np.asarray(result[0] if isinstance(result, tuple) else result)
         if items.shape != (len(histories), k):

@@ -128,6 +128,14 @@ class Ragged:
         places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return Ragged(self.values[places], offsets)
 
+    def pick(self, places: Ragged, rows: NDArray[Any]) -> Ragged:
+        """The values at these places; row i of the places belongs to row ``rows[i]``."""
+        return Ragged(self.values[places.values], places.offsets)
+
+    def with_values(self, values: NDArray[Any]) -> Ragged:
+        """Rows of the same lengths with other values."""
+        return Ragged(values, self.offsets)
+
     def take(self, rows: ArrayLike) -> Ragged:
         """The given rows, in the given order.
 

@@ -206,7 +206,8 @@ class Recommender:
             A flat list or array is one history (results keep their first axis, of length 1). A list of lists, a 2-D
             array or a `Ragged` is a batch. So is a data frame (pandas, Polars, pyarrow, any object with ``columns``)
             with ``user_id``, ``item_id`` and, unless its lines are in order, ``datetime``: one row per user, in the
-            order in which users first appear, and `Recommendations.to_frame` gives the same kind of frame back.
+            order in which users first appear, and `Recommendations.to_frame` gives the same kind of frame back. A model
+            with a time bias needs `TimedHistories`, or a frame with ``datetime``, which is asked about now.
             Unknown ids are skipped and counted.
         k : int, default 10
         allow_items, deny_items : item ids, optional
@@ -349,7 +350,7 @@ class Recommender:
         """Known events as rows, and how many were unknown in each history."""
         self._check_fitted()
         ids, _ = id_lists("histories", histories, self.item_ids_)
-        known = drop_unknown(ids.lengths, rows_of(ids.values, self.item_ids_))
+        known = drop_unknown(ids.with_values(rows_of(ids.values, self.item_ids_)))
         return known, ids.lengths - known.lengths
 
     def _item_lists(self, name: str, items: Any, n: int) -> Callable[[slice], Ragged | None]:
@@ -360,7 +361,7 @@ class Recommender:
         if not flat and len(ids) != n:
             raise ValueError(f"{name}: expected one flat list or {n} lists, one for each history, got {len(ids)} lists")
         n_items = len(self.item_ids_)
-        known = union(n_items, drop_unknown(ids.lengths, rows_of(ids.values, self.item_ids_)))
+        known = union(n_items, drop_unknown(ids.with_values(rows_of(ids.values, self.item_ids_))))
         if flat:
             return lambda block: take(known, np.zeros(block.stop - block.start, np.int64))
         return lambda block: take(known, np.arange(block.start, block.stop))

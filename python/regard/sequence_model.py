@@ -26,8 +26,9 @@ from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.ranking import blocks
 from regard.recommender import plain
+from regard.timed import TimedHistories
 from regard.train import Callback, Settings, train
-from regard.workspace import of_this_thread
+from regard.workspace import NEW, Workspace, of_this_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +50,7 @@ class SequenceModel(GrowingModel):
     dim: int
     max_len: int
     item_features: bool
+    time_bias: bool
     random_state: int
     interrupted_: bool
     _quantized: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None  # item vectors, and their 8-bit copy
@@ -169,13 +171,17 @@ class SequenceModel(GrowingModel):
             )  # trained in place: the same array, other vectors
             return evaluate(self, holdout, k=10, coverage=False)["ndcg@10"]
 
+        sequences = data.timed_sequences if self.time_bias else data.sequences
+        if self.time_bias and not isinstance(sequences, TimedHistories):
+            raise ValueError("data: a model with a time bias needs the time of every event, some or all are not known")
         kept = None
         if checkpoint is not None:
-            kept = Checkpoint(checkpoint[0], seconds=checkpoint[1], data=_fingerprint(data, holdout, self.features_))
+            fingerprint = _fingerprint(data, sequences, holdout, self.features_)
+            kept = Checkpoint(checkpoint[0], seconds=checkpoint[1], data=fingerprint)
         outcome = train(
             self.steps(),
             params,
-            data.sequences,
+            sequences,
             settings,
             popularity=self.popularity_,
             features=self.features_,
@@ -206,9 +212,19 @@ class SequenceModel(GrowingModel):
             end = max(start + 1, int(np.searchsorted(windows.offsets, room, "right")) - 1)
             block = windows[start:end]
             ws.reset()
-            h[start:end], _ = forward(steps, Run(block.values, block.offsets, self.params_, ws=ws))
+            h[start:end], _ = forward(steps, self._run(block, ws))
             start = end
         return h
+
+    def _run(self, windows: Ragged, ws: Workspace = NEW) -> Run:
+        run = Run(windows.values, windows.offsets, self.params_, ws=ws)
+        if self.time_bias:
+            if not isinstance(windows, TimedHistories):
+                raise ValueError(
+                    "histories: expected TimedHistories or a data frame with datetime, as the model has a time bias"
+                )
+            run.times, run.next_times = windows.times, windows.next_times
+        return run
 
     def encode(self, histories: Any) -> NDArray[np.float32]:
         """What is compared with the item vectors: (n, dim) float32, zeros for a history without known events.
@@ -251,11 +267,13 @@ class SequenceModel(GrowingModel):
         places = [place for place, step in enumerate(steps) if step["kind"] == "attention"]
         if not -len(places) <= block < len(places):
             raise ValueError(f"block: expected one of {len(places)}, got {block}")
-        step, run = steps[places[block]], Run(window.values, window.offsets, self.params_)
+        step, run = steps[places[block]], self._run(window)
         x, _ = forward(steps[: places[block]], run)
         (q, k, _), _ = heads(x, step, run)
-        bias = self.params_[step["distance_bias"]] if "distance_bias" in step else None
-        weights = ops.attention_weights(q, k, run.cu_seqlens, run.cu_seqlens, causal=True, bias=bias)[0]
+        how: dict[str, Any] = {"bias": self.params_[step["distance_bias"]] if "distance_bias" in step else None}
+        if "time_bias" in step:
+            how |= {"time_bias": self.params_[step["time_bias"]], "times_q": run.next_times, "times_k": run.times}
+        weights = ops.attention_weights(q, k, run.cu_seqlens, run.cu_seqlens, causal=True, **how)[0]
         return weights, self.item_ids_[window.values]
 
     def explain(self, history: Any, item: Any) -> Explanation:
@@ -356,13 +374,17 @@ class SequenceModel(GrowingModel):
         return model
 
 
-def _fingerprint(data: Interactions, holdout: Holdout | None, features: EncodedFeatures | None) -> str:
+def _fingerprint(
+    data: Interactions, sequences: Ragged, holdout: Holdout | None, features: EncodedFeatures | None
+) -> str:
     """SHA-256 over what a run is trained and validated on."""
-    parts = [data.sequences] + ([] if holdout is None else [holdout.histories, holdout.targets])
+    parts = [sequences] + ([] if holdout is None else [holdout.histories, holdout.targets])
     text = hashlib.sha256()
     for part in parts:
         text.update(part.offsets.data)
         text.update(np.ascontiguousarray(part.values).data)
+    if isinstance(sequences, TimedHistories):
+        text.update(sequences.times.data)
     text.update("\0".join(map(str, data.item_ids.tolist())).encode())
     if features is not None:
         text.update(json.dumps(features.how).encode())

@@ -13,6 +13,7 @@ from . import html
 from .data import Interactions
 from .ragged import Ragged
 from .tables import seconds
+from .timed import TimedHistories
 
 __all__ = ["Holdout", "Split", "by_time", "leave_last_out", "leave_one_out"]
 
@@ -28,7 +29,8 @@ class Holdout:
     user_ids : (n,) int64 or str
         Sorted, unique.
     histories, targets : Ragged of int32
-        One row for each user, oldest first; none is empty.
+        One row for each user, oldest first; none is empty. Where every time is known the histories are
+        `TimedHistories`, asked about the time of the first target.
     """
 
     item_ids: NDArray[Any]
@@ -106,10 +108,10 @@ def leave_one_out(data: Interactions) -> Split:
     if not len(asked):
         most = sequences.lengths.max(initial=0)
         raise ValueError(f"data: leave-one-out needs a user with 3 events, got {most} at most")
-    long = sequences.take(asked)
+    long = data.timed_sequences.take(asked)
     users = data.user_ids[asked]
-    validation = Holdout(data.item_ids, users, long.drop_last(2), long.drop_last(1).tail(1))
-    test = Holdout(data.item_ids, users, long.drop_last(1), long.tail(1))
+    validation = _asked(data.item_ids, users, long.drop_last(2), long.drop_last(1).tail(1))
+    test = _asked(data.item_ids, users, long.drop_last(1), long.tail(1))
     train = _heads(data, sequences.lengths - np.where(sequences.lengths >= 3, 2, 0))
     return Split(train, validation, test, test.fingerprint())
 
@@ -212,6 +214,12 @@ def _heads(data: Interactions, counts: NDArray[np.int64], users: NDArray[np.int6
 def _holdout(data: Interactions, start: NDArray[np.int64], end: NDArray[np.int64]) -> Holdout:
     """Histories ``seq[:start]`` and targets ``seq[start:end]`` of the users who have both."""
     asked = np.flatnonzero((start > 0) & (end > start))
-    known = data.sequences.head(end).take(asked)
+    known = data.timed_sequences.head(end).take(asked)
     targets = known.tail((end - start)[asked])
-    return Holdout(data.item_ids, data.user_ids[asked], known.head(start[asked]), targets)
+    return _asked(data.item_ids, data.user_ids[asked], known.head(start[asked]), targets)
+
+
+def _asked(item_ids: NDArray[Any], user_ids: NDArray[Any], histories: Ragged, targets: Ragged) -> Holdout:
+    if isinstance(histories, TimedHistories) and isinstance(targets, TimedHistories):
+        histories.asked_at = targets.times[targets.offsets[:-1]]
+    return Holdout(item_ids, user_ids, histories, Ragged(targets.values, targets.offsets))

@@ -14,6 +14,7 @@ from regard import ops
 from regard.layers import Run, Step, forward, item_tables
 from regard.losses import LOSSES, SAMPLED, Sampler
 from regard.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
+from regard.timed import TimedHistories
 from regard.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def train(
     Parameters
     ----------
     steps, params : the model; ``params`` is changed in place
-    sequences : Ragged of item rows, oldest first
+    sequences : Ragged of item rows, oldest first; TimedHistories for a model with a time bias
         ``max_len + 1`` events of each are used in an epoch: the last, or (``windows="random"``) any that follow each
         other. Sequences of one event are left out.
     popularity : (n_items,) counts, for losses that draw negatives
@@ -362,6 +363,9 @@ class Training(TrainingRun):
             params = params | {t: part.vectors(params[t], params, t, workspace=self.ws) for t, part in features.items()}
 
         run = Run(items, cu_seqlens, params, grads, settings.random_state, number, self.ws)
+        if isinstance(windows, TimedHistories):
+            run.times = np.delete(windows.times, windows.offsets[1:] - 1)
+            run.next_times = np.delete(windows.times, windows.offsets[:-1])
         h, backward = forward(self.steps, run)
         scored = self.tables[1]
         loss, dh = LOSSES[settings.loss](

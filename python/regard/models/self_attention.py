@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from regard.layers import Step
     from regard.sequence_model import Initial
 
+_TIME_BUCKETS = 128  # of time_bias: 32 doublings of seconds
 _ITEMS, _OUTPUT = "items.weight", "output.weight"
 
 CHOICES = {
@@ -55,6 +56,10 @@ class SelfAttentionRecommender(SequenceModel):
         ``x + y`` around each sub-layer, or ``x + sigmoid(W x + b) * y``.
     positions : "relative", "absolute" or "none"
         A learned score per head and distance, or a learned vector per place counted from the window's start.
+    time_bias : bool, default False
+        A learned score per head and time from an event to the one that is foretold, four steps to a doubling of the
+        seconds (the bias of HSTU; Zhai et al. 2024, arXiv:2402.17152). Needs times in the data, and tells the model
+        when the next event happens: compare it with models of its kind alone.
     output_table : "tied" or "separate"
         Whether items are scored with the vectors that histories are read with, or with vectors of their own.
     item_features : bool, default True
@@ -115,6 +120,7 @@ class SelfAttentionRecommender(SequenceModel):
         activation: str = "relu",
         residual: str = "add",
         positions: str = "relative",
+        time_bias: bool = False,
         output_table: str = "tied",
         item_features: bool = True,
         windows: str = "random",
@@ -138,7 +144,7 @@ class SelfAttentionRecommender(SequenceModel):
         self.dim, self.n_blocks, self.n_heads, self.ffn_dim = dim, n_blocks, n_heads, ffn_dim
         self.max_len, self.dropout, self.norm, self.ffn, self.activation = max_len, dropout, norm, ffn, activation
         self.residual, self.positions, self.output_table = residual, positions, output_table
-        self.item_features = item_features
+        self.item_features, self.time_bias = item_features, time_bias
         self.windows, self.loss, self.n_negatives, self.negatives = windows, loss, n_negatives, negatives
         self.logq_correction, self.gbce_t, self.optimizer = logq_correction, gbce_t, optimizer
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
@@ -195,6 +201,8 @@ class SelfAttentionRecommender(SequenceModel):
             attention |= {part: f"{b}.attention.{part}" for part in ("query", "key", "value")}
             if self.positions == "relative":
                 attention["distance_bias"] = f"{b}.attention.distance_bias"
+            if self.time_bias:
+                attention["time_bias"] = f"{b}.attention.time_bias"
             steps += [{"kind": "save"}, norm(f"{b}.attention_norm"), attention]
             steps += [linear(f"{b}.attention.out"), drop, add(f"{b}.attention_gate")]
             steps += [{"kind": "save"}, norm(f"{b}.ffn_norm"), hidden(f"{b}.ffn"), drop]
@@ -230,6 +238,8 @@ class SelfAttentionRecommender(SequenceModel):
                 linear(f"{b}.attention.{part}", dim, dim)
             if self.positions == "relative":
                 params[f"{b}.attention.distance_bias"] = (self.n_heads, self.max_len), 0.0
+            if self.time_bias:
+                params[f"{b}.attention.time_bias"] = (self.n_heads, _TIME_BUCKETS), 0.0
             norm(f"{b}.ffn_norm")
             for part in ("1", *(["gate"] if self.ffn == "gated" else [])):
                 linear(f"{b}.ffn.{part}", ffn, dim)
