@@ -88,14 +88,15 @@ def gaps(n_users=150, n_items=12, seed=0):
 
 
 def test_a_time_bias_sees_when_the_next_event_happens(tmp_path):
-    data = gaps()
+    data = gaps(300)
     split = leave_one_out(data)
-    settings = {"epochs": 40, "dropout": 0.1, "n_heads": 2}
+    settings = {"epochs": 40, "patience": 40, "dropout": 0.0, "n_heads": 2, "dim": 32}
     found = {}
     for name, time_bias in (("without", False), ("with", True)):
         model = small(time_bias=time_bias, **settings).fit(split.train, validation=split.validation)
         found[name] = regard.evaluate(model, split.test, k=1, exclude_seen=False)["hr@1"]
-    assert found["without"] < 0.7 < 0.9 < found["with"]
+    assert found["without"] < 0.6  # the wait decides, and is one or the other as often
+    assert found["with"] > 0.7
 
     soon = TimedHistories.from_lists([[101, 102, 103]] * 2, times=[[0, 20, 40]] * 2, asked_at=[60, 86_400])
     answer = model.recommend(soon, k=1, exclude_seen=False).items[:, 0].tolist()
