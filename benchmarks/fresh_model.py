@@ -70,7 +70,9 @@ def main() -> None:
         print(name, json.dumps(results[name]), flush=True)
 
     def model() -> Any:
-        return regard.SelfAttentionRecommender(**RECIPES[arguments.data], random_state=arguments.seed)
+        return regard.SelfAttentionRecommender(
+            **RECIPES[arguments.data], item_features=False, random_state=arguments.seed
+        )
 
     start = time.perf_counter()
     base = model().fit(part(split.train, old), validation=validation[0])
