@@ -298,11 +298,12 @@ static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float*
     }
     memcpy(a.top + (item / kPieceItems * a.pieces + piece) * kPieceRows, top, sizeof top);
 
-    // All scores so far -inf: keep exp finite, every term is then exp(-inf) = 0.
+    // All scores so far -inf: keep exp finite, every term is then exp(-inf) = 0, as it is for a row of weight 0.
     vf base[kLanes];
     for (int64_t l = 0; l < kLanes; ++l) {
       const vf t = load(top + l * VW);
-      base[l] = t == splat(-INFINITY) ? splat(0.0f) : t;
+      const vi some = *reinterpret_cast<const vi_unaligned*>(live + l * VW);
+      base[l] = some ? (t == splat(-INFINITY) ? splat(0.0f) : t) : splat(INFINITY);
     }
     if (items % 2 != 0)
       for (int64_t i = 0; i < kPieceRows; ++i) s[items * kPieceRows + i] = -INFINITY;
@@ -311,9 +312,7 @@ static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float*
       for (int64_t l = 0; l < kLanes; ++l) sum[l] = splat(0.0f);
       for (int64_t j = begin; j < at_most(items, begin + kSumItems); j += 2) {
         for (int64_t l = 0; l < 2 * kLanes; ++l) {
-          const vf e = Form::exp_of(load(s + j * kPieceRows + l * VW) - base[l % kLanes]);
-          const vi some = *reinterpret_cast<const vi_unaligned*>(live + l % kLanes * VW);
-          const vf x = some ? e : splat(0.0f);
+          const vf x = Form::exp_of(load(s + j * kPieceRows + l * VW) - base[l % kLanes]);
           store(s + j * kPieceRows + l * VW, x);
           sum[l % kLanes] += x;
         }
