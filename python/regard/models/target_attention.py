@@ -1,0 +1,591 @@
+"""Target attention: the candidate attends over the history (DIN; Zhou et al. 2018, arXiv:1706.06978)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from regard import model_file
+from regard.baselines import Popularity
+from regard.checkpoint import Checkpoint
+from regard.click_metrics import auc, log_loss, user_auc
+from regard.data import Interactions
+from regard.ids import as_ids, drop_unknown, id_lists, rows_of
+from regard.impressions import Feature, Impressions, encode_features, learn_features, read_columns
+from regard.layers import Run, Step
+from regard.ragged import Ragged
+from regard.ranking import blocks, union
+from regard.recommender import POPULAR, SHORT, UNKNOWN, Recommendations, Recommender, plain
+from regard.target_network import ITEMS, Attention, Batch, ClickTraining, logits, sigmoid
+from regard.train import Callback, RunSettings, complete
+from regard.workspace import of_this_thread
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Parameters = dict[str, NDArray[np.float32]]
+
+CHOICES = {
+    "pooling": ("attention", "mean"),
+    "scorer": ("activation_unit", "additive", "dot"),
+    "normalize": ("none", "softmax"),
+    "activation": ("relu", "gelu", "silu", "sigmoid"),
+    "stop_by": ("auc", "log_loss"),
+    "negatives": ("uniform", "popularity"),
+}
+_PAIRS = 1 << 17  # of candidates and events scored at a time
+_VALIDATION, _TRAINING = 0, 1  # keeps the negatives of both apart
+
+
+class TargetAttentionRecommender(Recommender):
+    """Probability of a click on a candidate, from the events of the history that matter for this candidate.
+
+    With item vectors e, the candidate c and the events j: ``u = sum_j w(e_c, e_j) e_j``, then a network on
+    ``[u, e_c, u * e_c, user features, context]`` gives the logit. Order within the history does not matter.
+
+    Parameters
+    ----------
+    dim : int, default 32
+        Width of the item vectors.
+    max_len : int, default 50
+        Events of a history that are looked at, the newest.
+    pooling : "attention" or "mean"
+        Mean is the same model without attention, to compare with.
+    scorer : "activation_unit", "additive" or "dot"
+        What makes w: a network on ``[q, k, q - k, q * k]`` as in DIN, ``v·tanh(W q + U k)``, or ``q·k / sqrt(dim)``.
+    normalize : "softmax" or "none"
+        "none" as in DIN; the dot product has softmax only.
+    attention_hidden : two ints, default (32, 16)
+        Widths inside the activation unit; of the additive scorer the first.
+    hidden : ints, default (64, 32)
+        Widths of the network on top.
+    activation : "relu", "gelu", "silu" or "sigmoid"
+        Of that network.
+    feature_dim : int, default 8
+        Width of the vector of a word of a feature column.
+    dropout : float, default 0
+        After each of its hidden layers.
+    unknown_rate : float, default 0.02
+        Share of items that a training step takes for unknown, so that the vector of unknown candidates is learnt.
+    n_negatives : int, default 1
+        Items drawn for each positive where `fit` gets interactions, anew in every epoch, never the user's own.
+    negatives : "uniform" or "popularity"
+    stop_by : "auc" or "log_loss"
+        What of the validation chooses the epoch.
+    optimizer, learning_rate, weight_decay, max_norm, schedule, warmup_steps, epochs, patience, random_state
+        As of `SelfAttentionRecommender`.
+    batch_size : int, default 256
+        Impressions per step.
+
+    Attributes
+    ----------
+    params_ : dict of float32 arrays
+    calibration_ : (slope, shift)
+        ``probability = sigmoid(slope * logit + shift)``, fitted on the validation part (Platt 1999); (1, 0) without.
+    history_ : list of dict
+        One entry per epoch: loss; of the validation metric, log_loss, auc, user_auc.
+    best_epoch_ : int
+    interrupted_ : bool
+    """
+
+    kind = "target_attention"
+
+    def __init__(
+        self,
+        *,
+        dim: int = 32,
+        max_len: int = 50,
+        pooling: str = "attention",
+        scorer: str = "activation_unit",
+        normalize: str = "softmax",
+        attention_hidden: tuple[int, int] = (32, 16),
+        hidden: tuple[int, ...] = (64, 32),
+        activation: str = "relu",
+        feature_dim: int = 8,
+        dropout: float = 0.0,
+        unknown_rate: float = 0.02,
+        n_negatives: int = 1,
+        negatives: str = "uniform",
+        stop_by: str = "auc",
+        optimizer: str = "adam",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        max_norm: float | None = 5.0,
+        schedule: str = "linear",
+        warmup_steps: int | None = None,
+        batch_size: int = 256,
+        epochs: int = 10,
+        patience: int = 2,
+        random_state: int = 0,
+    ) -> None:
+        self.dim, self.max_len, self.pooling, self.scorer, self.normalize = dim, max_len, pooling, scorer, normalize
+        self.attention_hidden, self.hidden, self.activation = attention_hidden, hidden, activation
+        self.feature_dim, self.dropout, self.unknown_rate = feature_dim, dropout, unknown_rate
+        self.n_negatives, self.negatives, self.stop_by = n_negatives, negatives, stop_by
+        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.max_norm, self.schedule, self.warmup_steps = max_norm, schedule, warmup_steps
+        self.batch_size, self.epochs, self.patience, self.random_state = batch_size, epochs, patience, random_state
+
+    # ---- the model ----------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[Step]:
+        """The network on top as a list of steps; see `regard.layers`."""
+        steps: list[Step] = []
+        for i in range(len(self.hidden)):
+            steps.append({"kind": "linear", "activation": self.activation} | self._names(i))
+            steps.append({"kind": "dropout", "p": self.dropout})
+        return [*steps, {"kind": "linear", "activation": None} | self._names(len(self.hidden))]
+
+    def _names(self, i: int) -> Step:
+        return {"weight": f"hidden.{i}.weight", "bias": f"hidden.{i}.bias"}
+
+    def parameters(self, n_items: int, features: list[Feature]) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Shape and standard deviation at the beginning; vectors of unknown items and words begin with 0."""
+        dim, params = self.dim, {ITEMS: ((n_items + 1, self.dim), 1 / math.sqrt(self.dim))}
+        params = dict[str, tuple[tuple[int, ...], float]](params)
+        if self.pooling == "attention" and self.scorer == "activation_unit":
+            first, second = self.attention_hidden
+            params["attention.weight1"] = (first, 4 * dim), 1 / math.sqrt(4 * dim)
+            params["attention.bias1"] = (first,), 0.0
+            params["attention.weight2"] = (second, first), 1 / math.sqrt(first)
+            params["attention.bias2"] = (second,), 0.0
+            params["attention.weight3"], params["attention.bias3"] = ((second,), 1 / math.sqrt(second)), ((1,), 0.0)
+        elif self.pooling == "attention" and self.scorer == "additive":
+            first = self.attention_hidden[0]
+            params["attention.query.weight"] = (first, dim), 1 / math.sqrt(dim)
+            params["attention.query.bias"] = (first,), 0.0
+            params["attention.key.weight"] = (first, dim), 1 / math.sqrt(dim)
+            params["attention.value"] = (first,), 1 / math.sqrt(first)
+        words = [feature for feature in features if feature.is_category]
+        for i, feature in enumerate(words):
+            params[f"feature.{i}.weight"] = (len(feature["words"]) + 1, self.feature_dim), 0.1
+        width = 3 * dim + len(words) * self.feature_dim + len(features) - len(words)
+        for i, n_out in enumerate((*self.hidden, 1)):
+            params[f"hidden.{i}.weight"] = (n_out, width), math.sqrt((1 if n_out == 1 else 2) / width)
+            params[f"hidden.{i}.bias"], width = ((n_out,), 0.0), n_out
+        return params
+
+    def initial_parameters(self, n_items: int, features: list[Feature]) -> Parameters:
+        """The parameters before training, drawn with ``random_state``."""
+        rng, params = np.random.default_rng(self.random_state), {}
+        for name, (shape, scale) in self.parameters(n_items, features).items():
+            params[name] = (rng.standard_normal(shape) * scale).astype(np.float32)
+            if name == ITEMS or name.startswith("feature."):
+                params[name][-1] = 0
+        return params
+
+    def _check(self) -> None:
+        for name in ("dim", "max_len", "feature_dim", "n_negatives"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("dropout", "unknown_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a rate from 0 to below 1, got {getattr(self, name)}")
+        if len(self.attention_hidden) != 2 or min(*self.attention_hidden, *self.hidden) < 1:
+            raise ValueError(
+                f"attention_hidden, hidden: expected two widths, and widths of at least 1, "
+                f"got {self.attention_hidden} and {self.hidden}"
+            )
+        if self.scorer == "dot" and self.normalize == "none":
+            raise ValueError("normalize: expected 'softmax' with scorer='dot', got 'none'")
+
+    @property
+    def _attention(self) -> Attention:
+        return Attention(self.pooling, self.scorer, self.normalize)
+
+    # ---- training -----------------------------------------------------------------------------------------------
+
+    def fit(  # type: ignore[override]
+        self,
+        data: Impressions | Interactions,
+        *,
+        validation: Impressions | str | None = "last",
+        callbacks: Iterable[Callback] = (),
+        progress: bool | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 60.0,
+    ) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        data : Impressions or Interactions
+            Labelled impressions; or positives, each with the user's earlier events as history and drawn negatives.
+            Probabilities then mean "rather than a drawn item".
+        validation : Impressions, "last" or None
+            Where the epoch is chosen and probabilities are calibrated. "last": the last tenth of the impressions, which
+            should be in the order of time, or each user's last event. None: all epochs, not calibrated.
+        callbacks, progress, checkpoint, checkpoint_seconds
+            As of `SelfAttentionRecommender.fit`. Ctrl-C ends the training early and keeps the best weights so far.
+
+        Raises
+        ------
+        ValueError
+            A setting out of range; nothing to train on; a checkpoint that is damaged or of another run.
+        TypeError
+            Neither impressions nor interactions.
+        """
+        self._check()
+        settings = RunSettings(**{field.name: plain(getattr(self, field.name)) for field in fields(RunSettings)})
+        if isinstance(data, Interactions):
+            batch, labels, held = self._from_interactions(data, validation)
+        elif isinstance(data, Impressions):
+            if isinstance(validation, str):
+                if validation != "last":
+                    raise ValueError(f"validation: expected Impressions, 'last' or None, got {validation!r}")
+                n = len(data) - len(data) // 10
+                data, validation = data.take(np.arange(n)), data.take(np.arange(n, len(data)))
+            batch, labels, held = self._from_impressions(data, validation)
+        else:
+            raise TypeError(f"data: expected Impressions or Interactions, got {type(data).__name__}")
+        report: dict[str, float] = {}
+
+        def validate(params: Parameters) -> float:
+            assert held is not None
+            z = self._logits(held[0], params)
+            report.update(log_loss=log_loss(held[1], sigmoid(z)), auc=auc(held[1], z))
+            report["user_auc"] = user_auc(held[1], z, held[2])
+            return -report["log_loss"] if self.stop_by == "log_loss" or math.isnan(report["auc"]) else report["auc"]
+
+        params = self.initial_parameters(len(self.item_ids_), self.user_features_ + self.context_)
+        run = ClickTraining(
+            self._attention, self.steps(), params, settings, batch, labels, float(self.unknown_rate), report
+        )
+        kept = None
+        if checkpoint is not None:
+            kept = Checkpoint(checkpoint, seconds=checkpoint_seconds, data=self._fingerprint(batch, labels, held))
+        outcome = complete(
+            run,
+            validate=None if held is None else validate,
+            callbacks=callbacks,
+            progress=progress,
+            checkpoint=kept,
+        )
+        self.params_, self.history_, self.best_epoch_ = outcome.params, outcome.history, outcome.best_epoch
+        self.interrupted_, self.calibration_ = outcome.interrupted, (1.0, 0.0)
+        if held is not None:
+            self.calibration_ = platt(self._logits(held[0], self.params_), held[1])
+        return self
+
+    def _from_impressions(self, data: Impressions, validation: Impressions | None) -> tuple[Batch, Any, Any]:
+        ids = [part.values for part in (data.candidates, data.histories) if len(part.values)]
+        if not ids:
+            raise ValueError("data: expected at least one candidate, got none")
+        self.item_ids_, self.titles_ = np.unique(np.concatenate(ids)), None
+        clicked = data.candidates.values[data.labels == 1]
+        self.popularity_ = np.bincount(rows_of(clicked, self.item_ids_), minlength=len(self.item_ids_))
+        self.user_features_, self.context_ = learn_features(data.user_features), learn_features(data.context)
+        held = None
+        if validation is not None and len(validation):
+            held = self._batch_of(validation)[0], validation.labels, validation.groups
+        return self._batch_of(data)[0], data.labels, held
+
+    def _from_interactions(self, data: Interactions, validation: Any) -> tuple[Batch, Any, Any]:
+        if validation not in ("last", None):
+            raise ValueError(f"validation: expected 'last' or None with interactions, got {validation!r}")
+        self._set_catalogue(data)
+        self.user_features_, self.context_ = [], []
+        sequences = data.sequences
+        own, place = (
+            union(data.n_items, sequences),
+            np.arange(len(sequences.values)) - sequences.offsets[sequences.row_of],
+        )
+        last = (place == sequences.lengths[sequences.row_of] - 1) & (place >= 2) & (validation == "last")
+
+        def part(chosen: NDArray[np.bool_]) -> tuple[Batch, NDArray[np.int64], NDArray[np.int32]]:
+            at = np.flatnonzero(chosen)
+            n = np.minimum(place[at], self.max_len)
+            histories, empty = sequences.pieces(at - n, n), Ragged(np.empty(0, np.int32), [0] * (len(at) + 1))
+            facts = np.empty((len(at), 0), np.int32), np.empty((len(at), 0), np.float32)
+            return Batch(histories, empty, *facts), sequences.row_of[at], sequences.values[at]
+
+        counts = np.cumsum(
+            np.maximum(self.popularity_, 1) if self.negatives == "popularity" else self.popularity_ * 0 + 1
+        )
+
+        def shown(users: NDArray[np.int64], items: NDArray[np.int32], *seed: int) -> tuple[Ragged, NDArray[np.float32]]:
+            """The positive first, then negatives; one that cannot be found in twenty draws is left out."""
+            rng = np.random.default_rng([self.random_state, *seed, 3])
+            keys = own.row_of * data.n_items + own.values
+            drawn = np.full((len(users), 1 + self.n_negatives), -1, np.int32)
+            drawn[:, 0] = items
+            for _ in range(20):
+                row, column = np.nonzero(drawn < 0)
+                rows = np.searchsorted(counts, rng.integers(0, counts[-1], len(row)), "right").astype(np.int32)
+                wanted = users[row] * data.n_items + rows
+                taken = keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
+                drawn[row[~taken], column[~taken]] = rows[~taken]
+            labels = np.zeros(drawn.shape, np.float32)
+            labels[:, 0] = 1
+            return Ragged.from_lengths(drawn[drawn >= 0], (drawn >= 0).sum(axis=1)), labels[drawn >= 0]
+
+        batch, users, items = part((place > 0) & ~last)
+        held = None
+        if last.any():
+            asked, of_users, targets = part(last)
+            candidates, labels = shown(of_users, targets, 0, _VALIDATION)
+            held = asked._replace(candidates=candidates), labels, of_users[candidates.row_of]
+        batch = batch._replace(candidates=Ragged(items, np.arange(len(items) + 1)))
+        return batch, lambda epoch: shown(users, items, epoch, _TRAINING), held
+
+    @staticmethod
+    def _fingerprint(batch: Batch, labels: Any, held: Any) -> str:
+        text = hashlib.sha256()
+        for part, of in ((batch, labels), *([] if held is None else [(held[0], held[1])])):
+            arrays = [part.histories.values, part.histories.offsets, part.candidates.values, part.candidates.offsets]
+            for array in (*arrays, part.codes, part.numbers, *([] if callable(of) else [of])):
+                text.update(np.ascontiguousarray(array).tobytes())
+        return text.hexdigest()
+
+    # ---- answering ----------------------------------------------------------------------------------------------
+
+    def _batch_of(self, data: Impressions) -> tuple[Batch, NDArray[np.int64], NDArray[np.int64]]:
+        """In rows; unknown events left out, unknown candidates as the last row; how many there are of both."""
+        like, n = self.item_ids_, len(data)
+        ids = as_ids("histories", data.histories.values, like)
+        known = drop_unknown(data.histories.lengths, rows_of(ids, like))
+        rows = rows_of(as_ids("candidates", data.candidates.values, like), like)
+        unknown = np.bincount(data.candidates.row_of, rows < 0, n).astype(np.int64)
+        candidates = Ragged(np.where(rows < 0, np.int32(len(like)), rows), data.candidates.offsets)
+        users = encode_features("user_features", data.user_features, self.user_features_, n)
+        moment = encode_features("context", data.context, self.context_, n)
+        codes, numbers = (np.concatenate([a, b], axis=1) for a, b in zip(users, moment, strict=True))
+        n_unknown = data.histories.lengths - known.lengths
+        return Batch(known.tail(self.max_len), candidates, codes, numbers), n_unknown, unknown
+
+    def _logits(self, batch: Batch, params: Parameters) -> NDArray[np.float64]:
+        steps, ws, attention = self.steps(), of_this_thread(), self._attention
+        n_q, n_k = batch.candidates.lengths, batch.histories.lengths
+        cost = np.cumsum(n_q * (n_k + 1) + n_k)
+        out, start = np.empty(len(batch.candidates.values)), 0
+        while start < len(cost):  # at least one impression
+            before = cost[start - 1] if start else 0
+            end = max(start + 1, int(np.searchsorted(cost, before + _PAIRS, "right")))
+            part = batch.take(np.arange(start, end))
+            ws.reset()
+            run = Run(part.histories.values, part.histories.offsets, params, ws=ws)
+            place = slice(batch.candidates.offsets[start], batch.candidates.offsets[end])
+            out[place] = logits(attention, steps, run, part)[0]
+            start = end
+        return out
+
+    def _asked(self, histories: Any, candidates: Any, user_features: Any, context: Any) -> Impressions:
+        self._check_fitted()
+        past, _ = id_lists("histories", histories, self.item_ids_)
+        shown, flat = id_lists("candidates", candidates, self.item_ids_)
+        n = len(past)
+        if flat:
+            shown = shown.take(np.zeros(n, np.int64))
+        if len(shown) != n:
+            raise ValueError(f"candidates: expected one flat list or {n} lists (as histories), got {len(shown)}")
+        asked = object.__new__(Impressions)
+        asked.histories, asked.candidates, asked.user_ids = past, shown, None
+        asked.user_features = read_columns("user_features", user_features, n)
+        asked.context = read_columns("context", context, n)
+        return asked
+
+    def _probabilities(self, batch: Batch) -> NDArray[np.float32]:
+        slope, shift = self.calibration_
+        return sigmoid(slope * self._logits(batch, self.params_) + shift).astype(np.float32)
+
+    def predict(
+        self,
+        histories: Any,
+        candidates: Any = None,
+        *,
+        user_features: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+    ) -> Ragged:
+        """Calibrated probability of a click on each candidate.
+
+        Parameters
+        ----------
+        histories : one or many histories of item ids, oldest first; or Impressions, alone
+            Unknown ids are skipped.
+        candidates : item ids: one flat list for all histories, or one list for each
+            All of one history's share the work on it. An id that training did not have is scored with the one vector
+            that stands for unknown items.
+        user_features, context : mapping of name to (n,) values
+            Exactly the columns of the training.
+
+        Returns
+        -------
+        Ragged of float32
+            One row for each history.
+        """
+        self._check_fitted()
+        given = isinstance(histories, Impressions)
+        asked = histories if given else self._asked(histories, candidates, user_features, context)
+        return Ragged(self._probabilities(self._batch_of(asked)[0]), asked.candidates.offsets)
+
+    def rank(
+        self,
+        histories: Any,
+        candidates: Any,
+        *,
+        user_features: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+    ) -> Recommendations:
+        """The candidates of each history by probability, the best first; arguments as of `predict`.
+
+        Returns
+        -------
+        Recommendations
+            As wide as the longest list. Scores are probabilities, so they compare across rows too; equal ones keep the
+            order of the list. Flag ``UNKNOWN``: the row has a candidate that training did not have.
+        """
+        asked = self._asked(histories, candidates, user_features, context)
+        batch, n_unknown, unknown = self._batch_of(asked)
+        p, lengths = self._probabilities(batch), asked.candidates.lengths
+        row = asked.candidates.row_of
+        order = np.lexsort((-p, row))
+        place = np.arange(len(p)) - asked.candidates.offsets[row]
+        shape = (len(lengths), int(lengths.max(initial=0)))
+        ids = asked.candidates.values
+        padding = -1 if ids.dtype.kind == "i" else ""
+        items, scores = np.full(shape, padding, ids.dtype), np.full(shape, -np.inf, np.float32)
+        items[row, place], scores[row, place] = ids[order], p[order]
+        flags = np.where(unknown > 0, UNKNOWN, 0) | np.where(lengths < shape[1], SHORT, 0)
+        return Recommendations(items, scores, flags.astype(np.uint8), n_unknown)
+
+    def recommend(  # type: ignore[override]
+        self,
+        histories: Any,
+        k: int = 10,
+        *,
+        retriever: Any = None,
+        n_candidates: int = 500,
+        user_features: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        allow_items: Any = None,
+        deny_items: Any = None,
+        exclude_seen: bool = True,
+    ) -> Recommendations:
+        """The k best of the items that a first stage finds.
+
+        Parameters
+        ----------
+        retriever : a fitted recommender, default: the most clicked items
+            Gives ``n_candidates`` items for each history, which are then ranked by probability.
+        n_candidates : int, default 500
+        histories, k, allow_items, deny_items, exclude_seen
+            As of `Recommender.recommend`.
+        user_features, context
+            As of `predict`.
+        """
+        self._check_fitted()
+        if k < 1 or n_candidates < k:
+            raise ValueError(f"k, n_candidates: expected 1 <= k <= n_candidates, got {k} and {n_candidates}")
+        if retriever is None:
+            retriever = Popularity()
+            retriever.item_ids_, retriever.titles_ = self.item_ids_, self.titles_
+            retriever.popularity_ = self.popularity_
+        limits = {"allow_items": allow_items, "deny_items": deny_items, "exclude_seen": exclude_seen}
+        first = retriever.recommend(histories, n_candidates, **limits)
+        found = first.scores > -np.inf
+        candidates = Ragged.from_lengths(first.items[found], found.sum(axis=1))
+        ranked = self.rank(histories, candidates, user_features=user_features, context=context)
+        n, width = ranked.items.shape
+        if width < k:
+            padding = np.full((n, k - width), -1 if ranked.items.dtype.kind == "i" else "", ranked.items.dtype)
+            items = np.concatenate([ranked.items, padding], axis=1)
+            scores = np.concatenate([ranked.scores, np.full((n, k - width), -np.inf, np.float32)], axis=1)
+        else:
+            items, scores = ranked.items[:, :k], ranked.scores[:, :k]
+        flags = (ranked.flags & UNKNOWN) | (first.flags & POPULAR) | np.where(candidates.lengths < k, SHORT, 0)
+        result = Recommendations(items, scores, flags.astype(np.uint8), ranked.n_unknown)
+        result.user_ids, result.library = first.user_ids, first.library
+        return result
+
+    def attention_weights(self, history: Any, candidate: Any) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """What one candidate takes of each event: (n,) float32, and the events' ids (n,), the newest ``max_len``.
+
+        They sum to 1 with softmax, and to anything with ``normalize="none"``.
+        """
+        rows, _ = self._rows_of_histories(history)
+        if len(rows) != 1:
+            raise ValueError(f"history: expected one history, got {len(rows)}")
+        row = rows_of(as_ids("candidate", [candidate], self.item_ids_), self.item_ids_)
+        events, items = rows.tail(self.max_len).values, self.params_[ITEMS]
+        return self._attention.weights(self.params_, items[row], items[events])[0], self.item_ids_[events]
+
+    def _scores(self, histories: Ragged) -> NDArray[np.float32]:
+        """All items as candidates, without the first stage: what `regard.evaluate` ranks."""
+        n, n_items = len(histories), len(self.item_ids_)
+        scores = np.empty((n, n_items), np.float32)
+        facts = encode_features("user_features", {}, self.user_features_ + self.context_, 1)
+        everything = Ragged(np.arange(n_items, dtype=np.int32), [0, n_items])
+        for block in blocks(n, 1):
+            scores[block] = self._logits(Batch(histories[block].tail(self.max_len), everything, *facts), self.params_)
+        return scores
+
+    # ---- file ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as one safetensors file: to a temporary name beside it, synced, renamed."""
+        self._check_fitted()
+        header = {
+            "kind": self.kind,
+            "settings": {name: plain(value) for name, value in self.get_params().items()},
+            "steps": self.steps(),
+            "best_epoch": self.best_epoch_,
+            "history": self.history_,
+            "calibration": self.calibration_,
+            "user_features": self.user_features_,
+            "context": self.context_,
+        }
+        known = {"item_ids": self.item_ids_, "titles": self.titles_, "popularity": self.popularity_}
+        model_file.write(path, header, params=self.params_, **known)
+
+    @classmethod
+    def _from_file(cls, content: model_file.Content) -> Self:
+        header = content.header
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in header["settings"].items()}
+        model = cls(**settings)
+        model._check()
+        model.user_features_, model.context_ = (
+            [Feature(entry) for entry in header[name]] for name in ("user_features", "context")
+        )
+        expected = model.parameters(len(content.item_ids), model.user_features_ + model.context_)
+        model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
+        if json.loads(json.dumps(model.steps())) != header["steps"]:
+            raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
+        model.item_ids_, model.titles_, model.popularity_ = content.item_ids, content.titles, content.popularity
+        model.params_, model.history_, model.best_epoch_ = content.params, header["history"], header["best_epoch"]
+        slope, shift = header["calibration"]
+        model.calibration_, model.interrupted_ = (float(slope), float(shift)), False
+        return model
+
+
+def platt(z: NDArray[np.float64], labels: NDArray[np.float32]) -> tuple[float, float]:
+    """Slope and shift of ``sigmoid(slope * z + shift)`` with the least log-loss, by Newton's method.
+
+    Platt 1999, with his targets short of 0 and 1, so that labels of one kind have an end too. A slope that is not
+    positive would turn the order round: it is 1 then, and the shift alone is fitted.
+    """
+    n = labels.sum()
+    t = np.where(labels == 1, (n + 1) / (n + 2), 1 / (len(labels) - n + 2))
+    for columns in (np.stack([z, np.ones_like(z)]), np.ones((1, len(z)))):
+        base = np.zeros_like(z) if len(columns) == 2 else z
+        w = np.zeros(len(columns))
+        for _ in range(50):
+            p = sigmoid(base + (w[:, None] * columns).sum(axis=0))
+            gradient = (columns * (p - t)).sum(axis=1)
+            hessian = np.einsum("in,jn,n->ij", columns, columns, p * (1 - p)) + 1e-6 * np.eye(len(columns))
+            step = np.linalg.solve(hessian, gradient)
+            w -= step * min(1.0, 5 / max(np.abs(step).max(), 1e-12))
+            if np.abs(step).max() < 1e-10:
+                break
+        if len(columns) == 2 and w[0] > 0:
+            return float(w[0]), float(w[1])
+    return 1.0, float(w[0])
