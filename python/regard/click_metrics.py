@@ -5,7 +5,7 @@ All take flat arrays, one entry per shown candidate, and work in float64.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Doubles = NDArray[np.float64]
     Labels = NDArray[np.bool_]
 
-__all__ = ["Calibration", "auc", "auc_difference", "calibration", "log_loss", "user_auc"]
+__all__ = ["Calibration", "auc", "auc_difference", "calibration", "log_loss", "platt", "user_auc"]
 
 _SMALLEST = 1e-15  # probability: a certain error costs 34.5, not infinity
 
@@ -159,6 +159,36 @@ def auc_difference(
     ]
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return difference(np.ones(len(first))), float(low), float(high)
+
+
+def platt(z: Doubles, labels: NDArray[Any]) -> tuple[float, float]:
+    """Slope and shift of ``sigmoid(slope * z + shift)`` with the least log-loss, by Newton's method.
+
+    Platt 1999, with his targets short of 0 and 1, so that labels of one kind have an end too. A slope that is not
+    positive would turn the order round: it is 1 then, and the shift alone is fitted.
+    """
+    n = labels.sum()
+    t = np.where(labels == 1, (n + 1) / (n + 2), 1 / (len(labels) - n + 2))
+    for columns in (np.stack([z, np.ones_like(z)]), np.ones((1, len(z)))):
+        base = np.zeros_like(z) if len(columns) == 2 else z
+        w = np.zeros(len(columns))
+        for _ in range(50):
+            p = sigmoid(base + (w[:, None] * columns).sum(axis=0))
+            gradient = (columns * (p - t)).sum(axis=1)
+            hessian = np.einsum("in,jn,n->ij", columns, columns, p * (1 - p)) + 1e-6 * np.eye(len(columns))
+            step = np.linalg.solve(hessian, gradient)
+            w -= step * min(1.0, 5 / max(np.abs(step).max(), 1e-12))
+            if np.abs(step).max() < 1e-10:
+                break
+        if len(columns) == 2 and w[0] > 0:
+            return float(w[0]), float(w[1])
+    return 1.0, float(w[0])
+
+
+def sigmoid(z: Doubles) -> Doubles:
+    """Without overflow."""
+    e = np.exp(-np.abs(z))
+    return np.asarray(np.where(z >= 0, 1, e) / (1 + e))
 
 
 class _Weighted:

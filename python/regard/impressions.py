@@ -107,7 +107,7 @@ class Impressions:
 def any_ids(name: str, lists: Any, like: NDArray[Any] | None = None) -> Ragged:
     """Lists of ids, of the type of ``like`` or, without it, of their own first id."""
     if like is None or not len(like):
-        flat_values = lists.values if isinstance(lists, Ragged) else next((x for x in lists if np.size(x)), [])
+        flat_values: Any = lists.values if isinstance(lists, Ragged) else next((x for x in lists if np.size(x)), ())
         first = np.ravel(np.asarray(flat_values, object))[:1].tolist()
         like = np.empty(0, str if first and isinstance(first[0], str) else np.int64)
     ids, alone = id_lists(name, lists, like[:0])
@@ -132,7 +132,7 @@ def _labels(labels: Any, candidates: Ragged) -> NDArray[np.float32]:
         raise TypeError(f"labels: expected 0 or 1, got {labels.dtype}")
     if (wrong := ~((labels == 0) | (labels == 1))).any():
         raise ValueError(f"labels: expected 0 or 1, got {labels[wrong][0]} for candidate {int(np.argmax(wrong))}")
-    return labels.astype(np.float32)
+    return np.asarray(labels, np.float32)
 
 
 # ---- columns ------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def _column(name: str, values: ArrayLike, n: int) -> NDArray[Any]:
     array = flat(name, values)
     if len(array) != n:
         raise ValueError(f"{name}: expected {n} values, got {len(array)}")
-    cells = array.tolist()
+    cells = [cell.item() if isinstance(cell, np.generic) else cell for cell in array.tolist()]
     missing = [cell is None or cell == "" or cell != cell for cell in cells]  # noqa: PLR0124  # NaN
     kinds = {type(cell) for cell, lacks in zip(cells, missing, strict=True) if not lacks}
     if kinds <= {int, float} and array.dtype.kind != "U":

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from regard import ops
+from regard.click_metrics import sigmoid
 from regard.layers import Run, Step, forward
 from regard.ragged import Ragged
+from regard.ranking import union
 from regard.train import RunSettings, TrainingRun
 from regard.workspace import NEW, Workspace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regard.data import Interactions
+
     Array = NDArray[np.float32]
     Ints = NDArray[np.int32]
     Parameters = dict[str, Array]
 
 ITEMS = "items.weight"  # the last row is the vector of unknown items
-_UNKNOWN = 2  # keeps these random numbers apart from others of the same seed
+_UNKNOWN, _DRAWN = 2, 3  # keep these random numbers apart from others of the same seed
 
 
 class Batch(NamedTuple):
@@ -43,6 +49,22 @@ class Attention(NamedTuple):
     pooling: str
     scorer: str
     normalize: Any
+
+    def parameters(self, dim: int, hidden: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Shape and standard deviation at the beginning of what the scorer learns."""
+        if self.pooling == "mean" or self.scorer == "dot":
+            return {}
+        first, second = hidden
+        if self.scorer == "additive":
+            widths = {"query.weight": (first, dim), "query.bias": (first,), "key.weight": (first, dim)}
+            widths["value"] = (first,)
+        else:
+            shapes = ((first, 4 * dim), (first,), (second, first), (second,), (second,), (1,))
+            widths = dict(zip(ops.ActivationUnit._fields, shapes, strict=True))
+        return {
+            f"attention.{name}": (shape, 0.0 if "bias" in name else 1 / math.sqrt(shape[-1]))
+            for name, shape in widths.items()
+        }
 
     def scores(self, params: Parameters, q: Array, k: Array, cu: tuple[Any, Any], ws: Workspace) -> tuple[Array, Any]:
         """Score of every pair, and the function of its gradient: ``dz, grads -> dq, dk``."""
@@ -104,12 +126,13 @@ class Attention(NamedTuple):
         if self.pooling == "mean":
             return np.full((len(q), len(k)), 1 / max(len(k), 1), np.float32)
         if self.scorer == "dot":
-            return ops.attention_weights(q[:, None], k[:, None], *cu)[0][0]
+            dense: Array = ops.attention_weights(q[:, None], k[:, None], *cu)[0][0]
+            return dense
         z = self.scores(params, q, k, cu, NEW)[0].reshape(len(q), len(k))
         if self.normalize == "softmax" and len(k):
             z = np.exp(z - z.max(axis=1, keepdims=True))
             z /= z.sum(axis=1, keepdims=True)
-        return z
+        return np.asarray(z, np.float32)
 
 
 def logits(
@@ -151,10 +174,58 @@ def logits(
     return y[:, 0].astype(np.float64), backward
 
 
-def sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Without overflow."""
-    e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1, e) / (1 + e)
+class Negatives:
+    """Drawn items beside each positive: never one of the user's own, anew in every epoch.
+
+    Parameters
+    ----------
+    data : Interactions
+    n : int
+        For each positive; one that cannot be found in twenty draws is left out.
+    distribution : "uniform" or "popularity"
+    seed : int
+    """
+
+    def __init__(self, data: Interactions, n: int, distribution: str, seed: int) -> None:
+        self.sequences, self.n_items, self.n, self.seed = data.sequences, data.n_items, n, seed
+        self.users = data.sequences.row_of
+        own = union(data.n_items, data.sequences)
+        self.own = own.row_of * data.n_items + own.values
+        counts = data.popularity() if distribution == "popularity" else np.ones(data.n_items, np.int64)
+        self.cumulative = np.cumsum(np.maximum(counts, 1))
+
+    def batch(self, at: NDArray[np.int64], max_len: int, candidates: Ragged) -> Batch:
+        """The events at these places of the data, with what the user had before."""
+        n = np.minimum(at - self.sequences.offsets[self.users[at]], max_len)
+        nothing = np.empty((len(at), 0))
+        histories = self.sequences.pieces(at - n, n)
+        return Batch(histories, candidates, nothing.astype(np.int32), nothing.astype(np.float32))
+
+    def beside(self, at: NDArray[np.int64], *, epoch: int) -> tuple[Ragged, Array]:
+        """Candidates, the positive first, and their labels; epoch 0 is that of the validation."""
+        rng = np.random.default_rng([self.seed, epoch, _DRAWN])
+        drawn = np.full((len(at), 1 + self.n), -1, np.int32)
+        drawn[:, 0] = self.sequences.values[at]
+        for _ in range(20):
+            row, column = np.nonzero(drawn < 0)
+            rows = np.searchsorted(self.cumulative, rng.integers(0, self.cumulative[-1], len(row)), "right")
+            wanted = self.users[at[row]] * self.n_items + rows
+            free = self.own[np.minimum(np.searchsorted(self.own, wanted), len(self.own) - 1)] != wanted
+            drawn[row[free], column[free]] = rows[free]
+        labels = np.zeros(drawn.shape, np.float32)
+        labels[:, 0] = 1
+        found = drawn >= 0
+        return Ragged.from_lengths(drawn[found], found.sum(axis=1)), labels[found]
+
+
+def fingerprint(batch: Batch, labels: Any, held: Any) -> str:
+    """SHA-256 over what a run is trained and validated on; labels that are drawn follow from the seed."""
+    text = hashlib.sha256()
+    for part, of in ((batch, labels), *([] if held is None else [held[:2]])):
+        arrays = [part.histories.values, part.histories.offsets, part.candidates.values, part.candidates.offsets]
+        for array in (*arrays, part.codes, part.numbers, *([] if callable(of) else [of])):
+            text.update(np.ascontiguousarray(array).tobytes())
+    return text.hexdigest()
 
 
 class ClickTraining(TrainingRun):
@@ -194,8 +265,8 @@ class ClickTraining(TrainingRun):
         ids = np.concatenate([batch.histories.values, batch.candidates.values])
         rng = np.random.default_rng([settings.random_state, number, _UNKNOWN])
         ids[rng.random(len(ids)) < self.unknown_rate] = unknown
-        rows, place = np.unique(ids, return_inverse=True)
-        place = place.astype(np.int32)
+        rows, inverse = np.unique(ids, return_inverse=True)
+        place: Ints = inverse.astype(np.int32)
         batch = batch._replace(
             histories=Ragged(place[:n_events], batch.histories.offsets),
             candidates=Ragged(place[n_events:], batch.candidates.offsets),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -15,15 +14,15 @@ import numpy as np
 from regard import model_file
 from regard.baselines import Popularity
 from regard.checkpoint import Checkpoint
-from regard.click_metrics import auc, log_loss, user_auc
+from regard.click_metrics import auc, log_loss, platt, sigmoid, user_auc
 from regard.data import Interactions
 from regard.ids import as_ids, drop_unknown, id_lists, rows_of
 from regard.impressions import Feature, Impressions, encode_features, learn_features, read_columns
 from regard.layers import Run, Step
 from regard.ragged import Ragged
-from regard.ranking import blocks, union
+from regard.ranking import blocks
 from regard.recommender import POPULAR, SHORT, UNKNOWN, Recommendations, Recommender, plain
-from regard.target_network import ITEMS, Attention, Batch, ClickTraining, logits, sigmoid
+from regard.target_network import ITEMS, Attention, Batch, ClickTraining, Negatives, fingerprint, logits
 from regard.train import Callback, RunSettings, complete
 from regard.workspace import of_this_thread
 
@@ -41,7 +40,6 @@ CHOICES = {
     "negatives": ("uniform", "popularity"),
 }
 _PAIRS = 1 << 17  # of candidates and events scored at a time
-_VALIDATION, _TRAINING = 0, 1  # keeps the negatives of both apart
 
 
 class TargetAttentionRecommender(Recommender):
@@ -148,21 +146,9 @@ class TargetAttentionRecommender(Recommender):
 
     def parameters(self, n_items: int, features: list[Feature]) -> dict[str, tuple[tuple[int, ...], float]]:
         """Shape and standard deviation at the beginning; vectors of unknown items and words begin with 0."""
-        dim, params = self.dim, {ITEMS: ((n_items + 1, self.dim), 1 / math.sqrt(self.dim))}
-        params = dict[str, tuple[tuple[int, ...], float]](params)
-        if self.pooling == "attention" and self.scorer == "activation_unit":
-            first, second = self.attention_hidden
-            params["attention.weight1"] = (first, 4 * dim), 1 / math.sqrt(4 * dim)
-            params["attention.bias1"] = (first,), 0.0
-            params["attention.weight2"] = (second, first), 1 / math.sqrt(first)
-            params["attention.bias2"] = (second,), 0.0
-            params["attention.weight3"], params["attention.bias3"] = ((second,), 1 / math.sqrt(second)), ((1,), 0.0)
-        elif self.pooling == "attention" and self.scorer == "additive":
-            first = self.attention_hidden[0]
-            params["attention.query.weight"] = (first, dim), 1 / math.sqrt(dim)
-            params["attention.query.bias"] = (first,), 0.0
-            params["attention.key.weight"] = (first, dim), 1 / math.sqrt(dim)
-            params["attention.value"] = (first,), 1 / math.sqrt(first)
+        dim = self.dim
+        params: dict[str, tuple[tuple[int, ...], float]] = {ITEMS: ((n_items + 1, dim), 1 / math.sqrt(dim))}
+        params |= self._attention.parameters(dim, self.attention_hidden)
         words = [feature for feature in features if feature.is_category]
         for i, feature in enumerate(words):
             params[f"feature.{i}.weight"] = (len(feature["words"]) + 1, self.feature_dim), 0.1
@@ -205,7 +191,7 @@ class TargetAttentionRecommender(Recommender):
 
     # ---- training -----------------------------------------------------------------------------------------------
 
-    def fit(  # type: ignore[override]
+    def fit(
         self,
         data: Impressions | Interactions,
         *,
@@ -263,7 +249,7 @@ class TargetAttentionRecommender(Recommender):
         )
         kept = None
         if checkpoint is not None:
-            kept = Checkpoint(checkpoint, seconds=checkpoint_seconds, data=self._fingerprint(batch, labels, held))
+            kept = Checkpoint(checkpoint, seconds=checkpoint_seconds, data=fingerprint(batch, labels, held))
         outcome = complete(
             run,
             validate=None if held is None else validate,
@@ -295,57 +281,21 @@ class TargetAttentionRecommender(Recommender):
             raise ValueError(f"validation: expected 'last' or None with interactions, got {validation!r}")
         self._set_catalogue(data)
         self.user_features_, self.context_ = [], []
-        sequences = data.sequences
-        own, place = (
-            union(data.n_items, sequences),
-            np.arange(len(sequences.values)) - sequences.offsets[sequences.row_of],
-        )
-        last = (place == sequences.lengths[sequences.row_of] - 1) & (place >= 2) & (validation == "last")
-
-        def part(chosen: NDArray[np.bool_]) -> tuple[Batch, NDArray[np.int64], NDArray[np.int32]]:
-            at = np.flatnonzero(chosen)
-            n = np.minimum(place[at], self.max_len)
-            histories, empty = sequences.pieces(at - n, n), Ragged(np.empty(0, np.int32), [0] * (len(at) + 1))
-            facts = np.empty((len(at), 0), np.int32), np.empty((len(at), 0), np.float32)
-            return Batch(histories, empty, *facts), sequences.row_of[at], sequences.values[at]
-
-        counts = np.cumsum(
-            np.maximum(self.popularity_, 1) if self.negatives == "popularity" else self.popularity_ * 0 + 1
-        )
-
-        def shown(users: NDArray[np.int64], items: NDArray[np.int32], *seed: int) -> tuple[Ragged, NDArray[np.float32]]:
-            """The positive first, then negatives; one that cannot be found in twenty draws is left out."""
-            rng = np.random.default_rng([self.random_state, *seed, 3])
-            keys = own.row_of * data.n_items + own.values
-            drawn = np.full((len(users), 1 + self.n_negatives), -1, np.int32)
-            drawn[:, 0] = items
-            for _ in range(20):
-                row, column = np.nonzero(drawn < 0)
-                rows = np.searchsorted(counts, rng.integers(0, counts[-1], len(row)), "right").astype(np.int32)
-                wanted = users[row] * data.n_items + rows
-                taken = keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
-                drawn[row[~taken], column[~taken]] = rows[~taken]
-            labels = np.zeros(drawn.shape, np.float32)
-            labels[:, 0] = 1
-            return Ragged.from_lengths(drawn[drawn >= 0], (drawn >= 0).sum(axis=1)), labels[drawn >= 0]
-
-        batch, users, items = part((place > 0) & ~last)
+        negatives = Negatives(data, self.n_negatives, self.negatives, self.random_state)
+        place = np.arange(data.n_events) - data.sequences.offsets[data.sequences.row_of]
+        of_last = data.sequences.lengths[data.sequences.row_of] - 1
+        last = (place == of_last) & (place >= 2) & (validation == "last")
+        at, held_at = np.flatnonzero((place > 0) & ~last), np.flatnonzero(last)
         held = None
-        if last.any():
-            asked, of_users, targets = part(last)
-            candidates, labels = shown(of_users, targets, 0, _VALIDATION)
-            held = asked._replace(candidates=candidates), labels, of_users[candidates.row_of]
-        batch = batch._replace(candidates=Ragged(items, np.arange(len(items) + 1)))
-        return batch, lambda epoch: shown(users, items, epoch, _TRAINING), held
-
-    @staticmethod
-    def _fingerprint(batch: Batch, labels: Any, held: Any) -> str:
-        text = hashlib.sha256()
-        for part, of in ((batch, labels), *([] if held is None else [(held[0], held[1])])):
-            arrays = [part.histories.values, part.histories.offsets, part.candidates.values, part.candidates.offsets]
-            for array in (*arrays, part.codes, part.numbers, *([] if callable(of) else [of])):
-                text.update(np.ascontiguousarray(array).tobytes())
-        return text.hexdigest()
+        if len(held_at):
+            candidates, labels = negatives.beside(held_at, epoch=0)
+            held = (
+                negatives.batch(held_at, self.max_len, candidates),
+                labels,
+                negatives.users[held_at][candidates.row_of],
+            )
+        batch = negatives.batch(at, self.max_len, Ragged(data.sequences.values[at], np.arange(len(at) + 1)))
+        return batch, lambda epoch: negatives.beside(at, epoch=epoch), held
 
     # ---- answering ----------------------------------------------------------------------------------------------
 
@@ -444,21 +394,23 @@ class TargetAttentionRecommender(Recommender):
             As wide as the longest list. Scores are probabilities, so they compare across rows too; equal ones keep the
             order of the list. Flag ``UNKNOWN``: the row has a candidate that training did not have.
         """
-        asked = self._asked(histories, candidates, user_features, context)
+        return self._ranked(self._asked(histories, candidates, user_features, context))
+
+    def _ranked(self, asked: Impressions, k: int | None = None) -> Recommendations:
         batch, n_unknown, unknown = self._batch_of(asked)
-        p, lengths = self._probabilities(batch), asked.candidates.lengths
-        row = asked.candidates.row_of
+        p, lengths, row = self._probabilities(batch), asked.candidates.lengths, asked.candidates.row_of
         order = np.lexsort((-p, row))
         place = np.arange(len(p)) - asked.candidates.offsets[row]
-        shape = (len(lengths), int(lengths.max(initial=0)))
-        ids = asked.candidates.values
-        padding = -1 if ids.dtype.kind == "i" else ""
-        items, scores = np.full(shape, padding, ids.dtype), np.full(shape, -np.inf, np.float32)
+        width, ids = int(lengths.max(initial=0)), asked.candidates.values
+        shape = (len(lengths), width if k is None else max(k, width))
+        items = np.full(shape, -1 if ids.dtype.kind == "i" else "", ids.dtype)
+        scores = np.full(shape, -np.inf, np.float32)
         items[row, place], scores[row, place] = ids[order], p[order]
-        flags = np.where(unknown > 0, UNKNOWN, 0) | np.where(lengths < shape[1], SHORT, 0)
-        return Recommendations(items, scores, flags.astype(np.uint8), n_unknown)
+        k = width if k is None else k
+        flags = np.where(unknown > 0, UNKNOWN, 0) | np.where(lengths < k, SHORT, 0)
+        return Recommendations(items[:, :k], scores[:, :k], flags.astype(np.uint8), n_unknown)
 
-    def recommend(  # type: ignore[override]
+    def recommend(
         self,
         histories: Any,
         k: int = 10,
@@ -494,16 +446,8 @@ class TargetAttentionRecommender(Recommender):
         first = retriever.recommend(histories, n_candidates, **limits)
         found = first.scores > -np.inf
         candidates = Ragged.from_lengths(first.items[found], found.sum(axis=1))
-        ranked = self.rank(histories, candidates, user_features=user_features, context=context)
-        n, width = ranked.items.shape
-        if width < k:
-            padding = np.full((n, k - width), -1 if ranked.items.dtype.kind == "i" else "", ranked.items.dtype)
-            items = np.concatenate([ranked.items, padding], axis=1)
-            scores = np.concatenate([ranked.scores, np.full((n, k - width), -np.inf, np.float32)], axis=1)
-        else:
-            items, scores = ranked.items[:, :k], ranked.scores[:, :k]
-        flags = (ranked.flags & UNKNOWN) | (first.flags & POPULAR) | np.where(candidates.lengths < k, SHORT, 0)
-        result = Recommendations(items, scores, flags.astype(np.uint8), ranked.n_unknown)
+        ranked = self._ranked(self._asked(histories, candidates, user_features, context), k)
+        result = ranked._replace(flags=ranked.flags | (first.flags & POPULAR))
         result.user_ids, result.library = first.user_ids, first.library
         return result
 
@@ -544,13 +488,21 @@ class TargetAttentionRecommender(Recommender):
             "user_features": self.user_features_,
             "context": self.context_,
         }
-        known = {"item_ids": self.item_ids_, "titles": self.titles_, "popularity": self.popularity_}
-        model_file.write(path, header, params=self.params_, **known)
+        model_file.write(
+            path,
+            header,
+            params=self.params_,
+            item_ids=self.item_ids_,
+            titles=self.titles_,
+            popularity=self.popularity_,
+        )
 
     @classmethod
     def _from_file(cls, content: model_file.Content) -> Self:
         header = content.header
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in header["settings"].items()}
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in header["settings"].items()
+        }
         model = cls(**settings)
         model._check()
         model.user_features_, model.context_ = (
@@ -565,27 +517,3 @@ class TargetAttentionRecommender(Recommender):
         slope, shift = header["calibration"]
         model.calibration_, model.interrupted_ = (float(slope), float(shift)), False
         return model
-
-
-def platt(z: NDArray[np.float64], labels: NDArray[np.float32]) -> tuple[float, float]:
-    """Slope and shift of ``sigmoid(slope * z + shift)`` with the least log-loss, by Newton's method.
-
-    Platt 1999, with his targets short of 0 and 1, so that labels of one kind have an end too. A slope that is not
-    positive would turn the order round: it is 1 then, and the shift alone is fitted.
-    """
-    n = labels.sum()
-    t = np.where(labels == 1, (n + 1) / (n + 2), 1 / (len(labels) - n + 2))
-    for columns in (np.stack([z, np.ones_like(z)]), np.ones((1, len(z)))):
-        base = np.zeros_like(z) if len(columns) == 2 else z
-        w = np.zeros(len(columns))
-        for _ in range(50):
-            p = sigmoid(base + (w[:, None] * columns).sum(axis=0))
-            gradient = (columns * (p - t)).sum(axis=1)
-            hessian = np.einsum("in,jn,n->ij", columns, columns, p * (1 - p)) + 1e-6 * np.eye(len(columns))
-            step = np.linalg.solve(hessian, gradient)
-            w -= step * min(1.0, 5 / max(np.abs(step).max(), 1e-12))
-            if np.abs(step).max() < 1e-10:
-                break
-        if len(columns) == 2 and w[0] > 0:
-            return float(w[0]), float(w[1])
-    return 1.0, float(w[0])
