@@ -79,6 +79,15 @@ class Impressions:
         self.user_features = read_columns("user_features", user_features, n)
         self.context = read_columns("context", context, n)
 
+    @classmethod
+    def _request(cls, histories: Ragged, candidates: Ragged, user_features: Any, context: Any) -> Impressions:
+        """What a model is asked: ids that are ready, no labels."""
+        asked = object.__new__(cls)
+        asked.histories, asked.candidates, asked.user_ids = histories, candidates, None
+        asked.user_features = read_columns("user_features", user_features, len(histories))
+        asked.context = read_columns("context", context, len(histories))
+        return asked
+
     def __len__(self) -> int:
         return len(self.candidates)
 

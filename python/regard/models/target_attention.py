@@ -17,7 +17,7 @@ from regard.checkpoint import Checkpoint
 from regard.click_metrics import auc, log_loss, platt, sigmoid, user_auc
 from regard.data import Interactions
 from regard.ids import as_ids, drop_unknown, id_lists, rows_of
-from regard.impressions import Feature, Impressions, encode_features, learn_features, read_columns
+from regard.impressions import Feature, Impressions, encode_features, learn_features
 from regard.layers import Run, Step
 from regard.ragged import Ragged
 from regard.ranking import blocks
@@ -338,11 +338,7 @@ class TargetAttentionRecommender(Recommender):
             shown = shown.take(np.zeros(n, np.int64))
         if len(shown) != n:
             raise ValueError(f"candidates: expected one flat list or {n} lists (as histories), got {len(shown)}")
-        asked = object.__new__(Impressions)
-        asked.histories, asked.candidates, asked.user_ids = past, shown, None
-        asked.user_features = read_columns("user_features", user_features, n)
-        asked.context = read_columns("context", context, n)
-        return asked
+        return Impressions._request(past, shown, user_features, context)
 
     def _probabilities(self, batch: Batch) -> NDArray[np.float32]:
         slope, shift = self.calibration_
@@ -488,14 +484,8 @@ class TargetAttentionRecommender(Recommender):
             "user_features": self.user_features_,
             "context": self.context_,
         }
-        model_file.write(
-            path,
-            header,
-            params=self.params_,
-            item_ids=self.item_ids_,
-            titles=self.titles_,
-            popularity=self.popularity_,
-        )
+        ids, titles, popularity = self.item_ids_, self.titles_, self.popularity_
+        model_file.write(path, header, params=self.params_, item_ids=ids, titles=titles, popularity=popularity)
 
     @classmethod
     def _from_file(cls, content: model_file.Content) -> Self:
