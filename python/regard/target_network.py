@@ -194,6 +194,12 @@ class Negatives:
         counts = data.popularity() if distribution == "popularity" else np.ones(data.n_items, np.int64)
         self.cumulative = np.cumsum(np.maximum(counts, 1))
 
+    def places(self, hold_last: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Events that have one before them, and (of them, if asked for) the last ones of users with three or more."""
+        place = np.arange(len(self.users)) - self.sequences.offsets[self.users]
+        last = (place == self.sequences.lengths[self.users] - 1) & (place >= 2) & hold_last
+        return np.flatnonzero((place > 0) & ~last), np.flatnonzero(last)
+
     def batch(self, at: NDArray[np.int64], max_len: int, candidates: Ragged) -> Batch:
         """The events at these places of the data, with what the user had before."""
         n = np.minimum(at - self.sequences.offsets[self.users[at]], max_len)

@@ -136,13 +136,11 @@ class TargetAttentionRecommender(Recommender):
     def steps(self) -> list[Step]:
         """The network on top as a list of steps; see `regard.layers`."""
         steps: list[Step] = []
-        for i in range(len(self.hidden)):
-            steps.append({"kind": "linear", "activation": self.activation} | self._names(i))
-            steps.append({"kind": "dropout", "p": self.dropout})
-        return [*steps, {"kind": "linear", "activation": None} | self._names(len(self.hidden))]
-
-    def _names(self, i: int) -> Step:
-        return {"weight": f"hidden.{i}.weight", "bias": f"hidden.{i}.bias"}
+        for i in range(len(self.hidden) + 1):
+            activation = self.activation if i < len(self.hidden) else None
+            names = {"weight": f"hidden.{i}.weight", "bias": f"hidden.{i}.bias"}
+            steps += [{"kind": "linear", "activation": activation} | names, {"kind": "dropout", "p": self.dropout}]
+        return steps[:-1]
 
     def parameters(self, n_items: int, features: list[Feature]) -> dict[str, tuple[tuple[int, ...], float]]:
         """Shape and standard deviation at the beginning; vectors of unknown items and words begin with 0."""
@@ -250,13 +248,8 @@ class TargetAttentionRecommender(Recommender):
         kept = None
         if checkpoint is not None:
             kept = Checkpoint(checkpoint, seconds=checkpoint_seconds, data=fingerprint(batch, labels, held))
-        outcome = complete(
-            run,
-            validate=None if held is None else validate,
-            callbacks=callbacks,
-            progress=progress,
-            checkpoint=kept,
-        )
+        judge = None if held is None else validate
+        outcome = complete(run, validate=judge, callbacks=callbacks, progress=progress, checkpoint=kept)
         self.params_, self.history_, self.best_epoch_ = outcome.params, outcome.history, outcome.best_epoch
         self.interrupted_, self.calibration_ = outcome.interrupted, (1.0, 0.0)
         if held is not None:
@@ -282,10 +275,7 @@ class TargetAttentionRecommender(Recommender):
         self._set_catalogue(data)
         self.user_features_, self.context_ = [], []
         negatives = Negatives(data, self.n_negatives, self.negatives, self.random_state)
-        place = np.arange(data.n_events) - data.sequences.offsets[data.sequences.row_of]
-        of_last = data.sequences.lengths[data.sequences.row_of] - 1
-        last = (place == of_last) & (place >= 2) & (validation == "last")
-        at, held_at = np.flatnonzero((place > 0) & ~last), np.flatnonzero(last)
+        at, held_at = negatives.places(validation == "last")
         held = None
         if len(held_at):
             candidates, labels = negatives.beside(held_at, epoch=0)
