@@ -293,7 +293,7 @@ class TargetAttentionRecommender(Recommender):
         """In rows; unknown events left out, unknown candidates as the last row; how many there are of both."""
         like, n = self.item_ids_, len(data)
         ids = as_ids("histories", data.histories.values, like)
-        known = drop_unknown(data.histories.lengths, rows_of(ids, like))
+        known = drop_unknown(Ragged(rows_of(ids, like), data.histories.offsets))
         rows = rows_of(as_ids("candidates", data.candidates.values, like), like)
         unknown = np.bincount(data.candidates.row_of, rows < 0, n).astype(np.int64)
         candidates = Ragged(np.where(rows < 0, np.int32(len(like)), rows), data.candidates.offsets)
