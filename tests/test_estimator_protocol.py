@@ -13,6 +13,7 @@ from regard.baselines import EASE, ItemKNN, Popularity, SequentialRules
 MODELS = [
     regard.SelfAttentionRecommender(dim=32, dropout=0.25, max_norm=None, loss="gbce", logq_correction=False),
     regard.SelfAttentionRecommender(),
+    regard.TargetAttentionRecommender(scorer="dot", hidden=(8,)),
     Popularity(),
     SequentialRules(decay=0.7),
     EASE(regularization=10.0),
@@ -23,8 +24,8 @@ MODELS = [
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
 class TestProtocol:
     def test_repr_can_be_pasted(self, model):
-        namespace = {cls.__name__: cls for cls in (regard.SelfAttentionRecommender, Popularity, SequentialRules, EASE)}
-        again = eval(repr(model), namespace | {"ItemKNN": ItemKNN})
+        namespace = {cls.__name__: cls for cls in (type(model), Popularity)}
+        again = eval(repr(model), namespace)
         assert again.get_params() == model.get_params() and repr(again) == repr(model)
 
     def test_repr_leaves_out_what_is_the_default(self, model):

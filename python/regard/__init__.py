@@ -9,11 +9,13 @@ from regard._core import isa, num_threads, set_num_threads
 from regard._core import version as _version
 
 if TYPE_CHECKING:
-    from regard import baselines, datasets, nn, ops, plots, splits
+    from regard import baselines, click_metrics, datasets, nn, ops, plots, splits
     from regard.data import Interactions
     from regard.features import ItemFeatures
+    from regard.impressions import Impressions
     from regard.metrics import evaluate
     from regard.models.self_attention import SelfAttentionRecommender
+    from regard.models.target_attention import TargetAttentionRecommender
     from regard.nn.attention_model import AttentionModel
     from regard.ragged import Ragged
     from regard.recommender import Recommendations, load
@@ -23,14 +25,17 @@ __version__ = _version()
 
 __all__ = [
     "AttentionModel",
+    "Impressions",
     "Interactions",
     "ItemFeatures",
     "Ragged",
     "Recommendations",
     "SelfAttentionRecommender",
+    "TargetAttentionRecommender",
     "TimedHistories",
     "__version__",
     "baselines",
+    "click_metrics",
     "datasets",
     "evaluate",
     "isa",
@@ -46,12 +51,14 @@ __all__ = [
 # Imported at first use, so that `import regard` costs little more than NumPy.
 _HOME = {
     "AttentionModel": "regard.nn.attention_model",
+    "Impressions": "regard.impressions",
     "Interactions": "regard.data",
     "ItemFeatures": "regard.features",
     "Ragged": "regard.ragged",
     "Recommendations": "regard.recommender",
     "SelfAttentionRecommender": "regard.models.self_attention",
     "TimedHistories": "regard.timed",
+    "TargetAttentionRecommender": "regard.models.target_attention",
     "evaluate": "regard.metrics",
     "load": "regard.recommender",
 }

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .data import Interactions
     from .splits import Holdout
 
-__all__ = ["OK", "POPULAR", "SHORT", "Flag", "Recommendations", "Recommender", "load"]
+__all__ = ["OK", "POPULAR", "SHORT", "UNKNOWN", "Flag", "Recommendations", "Recommender", "load"]
 
 
 class Flag(IntFlag):
@@ -35,9 +35,10 @@ class Flag(IntFlag):
     OK = 0
     POPULAR = 1  #: no usable event in the history: the most popular items
     SHORT = 2  #: fewer than k items allowed: the row ends in padding
+    UNKNOWN = 4  #: a candidate that training did not have, ranked with the vector of unknown items
 
 
-OK, POPULAR, SHORT = Flag.OK, Flag.POPULAR, Flag.SHORT
+OK, POPULAR, SHORT, UNKNOWN = Flag.OK, Flag.POPULAR, Flag.SHORT, Flag.UNKNOWN
 
 
 class _Answers(NamedTuple):
@@ -385,7 +386,10 @@ def _literal(value: Any) -> str:
 
 # ---- files --------------------------------------------------------------------------------------------------------
 
-_KINDS = {"self_attention": ("regard.models.self_attention", "SelfAttentionRecommender")}
+_KINDS = {
+    "self_attention": ("regard.models.self_attention", "SelfAttentionRecommender"),
+    "target_attention": ("regard.models.target_attention", "TargetAttentionRecommender"),
+}
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Any:
