@@ -137,12 +137,12 @@ class GrowingModel(Recommender):
         ----------
         item_ids : ids that the model does not have
         features : ItemFeatures, optional
-            What is known of the new items, for a model that was trained with features. A new item's vector is then the
-            mean of the catalogue's own vectors and what its features add; a category that the model has not seen adds
-            nothing. Ignored if the model has no features.
+            What is known of the new items, for a model that was trained with features. A new item's vector is then
+            what its features add, brought to the mean length of the catalogue's vectors; a category that the model has
+            not seen adds nothing. Ignored if the model has no features.
         like : one list of known ids for each new item, optional
-            A new item begins with the mean vector of these. Without them (or with an empty list), and without
-            features, it begins with that of the whole catalogue, which ranks it in the middle until `fit_more` has
+            A new item begins with the mean vector of these, whatever its features. Without any of these and without
+            features it begins with that of the whole catalogue, which ranks it in the middle until `fit_more` has
             seen it.
         titles : mapping of id to str, optional
             An item without one shows its id; ignored if the model has no titles.
@@ -172,15 +172,19 @@ class GrowingModel(Recommender):
 
         everything = np.concatenate([self.item_ids_, ids])
         order = np.argsort(everything, kind="stable")
-        params, own, kept = dict(self.params_), self.params_, self.features_
+        params, kept = dict(self.params_), self.features_
+        added = None
         if kept is not None:
-            own, new_features = self._unfolded(), EncodedFeatures.encode(kept.how, features, ids)
-            kept = kept.append(new_features).take(order)
+            added = EncodedFeatures.encode(kept.how, features, ids)
+            kept = kept.append(added).take(order)
         for table in set(self._tables):
             old = params[table]
-            vectors = np.repeat(own[table].mean(axis=0, keepdims=True), len(ids), axis=0)
-            if kept is not None:
-                vectors = new_features.vectors(vectors, params, table)
+            vectors = np.repeat(old.mean(axis=0, keepdims=True), len(ids), axis=0)
+            if added is not None:
+                told = added.vectors(np.zeros_like(vectors), params, table)
+                length, mean = np.linalg.norm(told, axis=1), np.linalg.norm(old, axis=1).mean()
+                some = length > 0
+                vectors[some] = told[some] * (mean / length[some, None])
             for i in np.flatnonzero(lists.lengths):
                 vectors[i] = old[rows[lists.offsets[i] : lists.offsets[i + 1]]].mean(axis=0)
             params[table] = np.concatenate([old, vectors])[order]
