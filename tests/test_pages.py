@@ -1,0 +1,26 @@
+"""The pages of docs run as they stand, block after block."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def run(page: str) -> dict[str, object]:
+    """Runs the Python blocks of a page; gives the names that they leave."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for block in re.finditer(r"```python\n(.*?)```", text, re.DOTALL):
+        lines = text[: block.start(1)].count("\n")  # line numbers of the page, for errors
+        exec(compile("\n" * lines + block.group(1), f"docs/{page}", "exec"), names)
+    return names
+
+
+def test_the_page_on_features_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("features.md")
+    found = names["found"]
+    assert isinstance(found, dict)
+    assert found["with features"] > 1.2 * found["ids alone"]
+    assert "ItemFeatures(300 items, categories: kind)" in capsys.readouterr().out
