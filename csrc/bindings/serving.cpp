@@ -97,39 +97,54 @@ class ServingModel {
     call([&] { return regard_encode(model_, &all, to); });
   }
 
-  // For one history of plain ids with a known one among them: item ids (numbers of items where ids are texts), scores,
-  // flags, and how many ids were unknown. None for anything else, which is left to who has the messages.
-  py::object recommend_one(const py::object& history, int64_t k, bool exclude_seen) const {
+  // Items of plain ids, -1 where there is none; null for anything else. They serve a thread's next call.
+  const std::vector<int32_t>* items_of(const py::object& list) const {
     static thread_local PlainIds ids;
     static thread_local std::vector<int32_t> items;
-    if (k < 1 || k > kMost || info_.timed != 0 || !ids.read(history, info_.text_ids != 0)) return py::none();
+    if (!ids.read(list, info_.text_ids != 0)) return nullptr;
     items.resize(static_cast<size_t>(ids.n));
     check(info_.text_ids != 0
               ? regard_model_items_of_texts(model_, ids.texts.data(), ids.offsets.data(), ids.n, items.data())
               : regard_model_items(model_, ids.numbers.data(), ids.n, items.data()));
-    const auto unknown = std::count(items.begin(), items.end(), -1);
-    if (unknown == ids.n) return py::none();
+    return &items;
+  }
 
+  // For one history of plain ids with a known one among them: item ids (numbers of items where ids are texts), scores,
+  // flags, and how many ids were unknown. None for anything else, which is left to who has the messages.
+  py::object recommend_one(const py::object& history, int64_t k, bool exclude_seen) const {
+    const std::vector<int32_t>* items = k < 1 || k > kMost || info_.timed != 0 ? nullptr : items_of(history);
+    if (items == nullptr) return py::none();
+    const auto unknown = std::count(items->begin(), items->end(), -1), n = static_cast<std::ptrdiff_t>(items->size());
+    if (unknown == n) return py::none();
+    const int64_t ends[] = {0, n};
+    regard_histories all{};
+    all.struct_size = sizeof all;
+    all.items = items->data(), all.offsets = ends, all.n = 1;
+    regard_recommend_args args{};
+    args.histories = &all;
+    return answer(args, k, exclude_seen, unknown,
+                  [&](const regard_recommend_args* filled) { return regard_recommend(model_, filled); });
+  }
+
+  template <class F>
+  py::tuple answer(regard_recommend_args& args, int64_t k, bool exclude_seen, int64_t unknown, F&& recommend) const {
     const py::array_t<float> scores({int64_t{1}, k});
-    const py::array_t<int32_t> rows({int64_t{1}, k});
+    const py::array_t<int32_t> items({int64_t{1}, k});
     const py::array_t<uint8_t> flags(1);
     py::array_t<int64_t> n_unknown(1);
     *n_unknown.mutable_data() = unknown;
-    const int64_t ends[] = {0, ids.n};
-    regard_histories all{};
-    all.struct_size = sizeof all;
-    all.items = items.data(), all.offsets = ends, all.n = 1;
-    regard_recommend_args args{};
     args.struct_size = sizeof args;
-    args.histories = &all, args.k = k, args.exclude_seen = exclude_seen;
-    args.items = const_cast<int32_t*>(rows.data()), args.scores = const_cast<float*>(scores.data());
+    args.k = k, args.exclude_seen = exclude_seen;
+    args.items = const_cast<int32_t*>(items.data()), args.scores = const_cast<float*>(scores.data());
     args.flags = const_cast<uint8_t*>(flags.data());
-    call([&] { return regard_recommend(model_, &args); });
-    if (info_.text_ids != 0) return py::make_tuple(rows, scores, flags, n_unknown);
+    call([&] { return recommend(&args); });
+    if (info_.text_ids != 0) return py::make_tuple(items, scores, flags, n_unknown);
     py::array_t<int64_t> found({int64_t{1}, k});
-    check(regard_model_ids(model_, rows.data(), k, found.mutable_data()));
+    check(regard_model_ids(model_, items.data(), k, found.mutable_data()));
     return py::make_tuple(found, scores, flags, n_unknown);
   }
+
+  regard_model* handle() const { return model_; }
 
  private:
   static constexpr int64_t kMost = 1 << 20;
@@ -137,6 +152,65 @@ class ServingModel {
   py::object arrays_;  // keeps them alive
   regard_model* model_ = nullptr;
   regard_model_info info_{};
+};
+
+class ServingSession {
+ public:
+  explicit ServingSession(py::object model) : owner_(std::move(model)), model_(owner_.cast<const ServingModel&>()) {
+    check(regard_session_open(model_.handle(), &session_));
+  }
+  ~ServingSession() { regard_session_close(session_); }
+  ServingSession(const ServingSession&) = delete;
+  ServingSession& operator=(const ServingSession&) = delete;
+
+  // How many of plain ids were unknown; None, and nothing done, for anything else.
+  py::object append_ids(const py::object& list) {
+    const std::vector<int32_t>* items = model_.items_of(list);
+    if (items == nullptr) return py::none();
+    append(items->data(), static_cast<int64_t>(items->size()));
+    return py::int_(std::count(items->begin(), items->end(), -1));
+  }
+  void append_items(const py::object& items) {
+    const int64_t n = shape_of(items, "items", 1)[0];
+    append(in<int32_t>(items, "items", {n}), n);
+  }
+  py::tuple recommend(int64_t k, bool exclude_seen, const py::object& allow, const py::object& deny,
+                      int64_t n_unknown) const {
+    regard_recommend_args args{};
+    int64_t allowed[] = {0, 0}, denied[] = {0, 0};
+    if (!allow.is_none()) {
+      allowed[1] = shape_of(allow, "allow", 1)[0];
+      args.allow_offsets = allowed, args.allow = in<int32_t>(allow, "allow", {allowed[1]});
+    }
+    if (!deny.is_none()) {
+      denied[1] = shape_of(deny, "deny", 1)[0];
+      args.deny_offsets = denied, args.deny = in<int32_t>(deny, "deny", {denied[1]});
+    }
+    return model_.answer(args, k, exclude_seen, n_unknown, [&](const regard_recommend_args* filled) {
+      return regard_session_recommend(session_, filled);
+    });
+  }
+  py::array_t<int32_t> window() const {
+    int64_t n = 0;
+    check(regard_session_window(session_, nullptr, 0, &n));
+    py::array_t<int32_t> items(n);
+    if (n > 0) check(regard_session_window(session_, items.mutable_data(), n, &n));
+    return items;
+  }
+  int64_t bytes() const {
+    int64_t bytes = 0;
+    check(regard_session_bytes(session_, &bytes));
+    return bytes;
+  }
+
+ private:
+  void append(const int32_t* items, int64_t n) {
+    call([&] { return regard_session_append(session_, items, n); });
+  }
+
+  py::object owner_;  // keeps the model's arrays alive
+  const ServingModel& model_;
+  regard_session* session_ = nullptr;
 };
 
 }  // namespace
@@ -147,6 +221,14 @@ void bind_serving(py::module_& m) {
       .def("encode", &ServingModel::encode, py::arg("items"), py::arg("offsets"), py::arg("times"), py::arg("asked_at"),
            py::arg("h"))
       .def("recommend_one", &ServingModel::recommend_one, py::arg("history"), py::arg("k"), py::arg("exclude_seen"));
+  py::class_<ServingSession>(m, "ServingSession")
+      .def(py::init<py::object>(), py::arg("model"))
+      .def("append_ids", &ServingSession::append_ids, py::arg("ids"))
+      .def("append_items", &ServingSession::append_items, py::arg("items"))
+      .def("recommend", &ServingSession::recommend, py::arg("k"), py::arg("exclude_seen"), py::arg("allow"),
+           py::arg("deny"), py::arg("n_unknown"))
+      .def("window", &ServingSession::window)
+      .def("bytes", &ServingSession::bytes);
 }
 
 }  // namespace regard

@@ -193,17 +193,31 @@ struct Encoder::Block {
   int64_t n_unused = 0;
   double* lse = nullptr;
   float* scratch = nullptr;
+  KeysAndValues* kept = nullptr;  // of the next attention, for one history whose events before `first` are there
+  int64_t first = 0;
 
   float* take() { return unused[--n_unused]; }
   void give(float* buffer) { unused[n_unused++] = buffer; }
+  // Keys and values of the rows from `first` on. Memory grows to twice what it was; all of it is finite.
+  void keep(const Step& step, const float* keys, const float* values) const {
+    const int64_t width = step.n_out, events = first + cu[1];
+    const auto floats = static_cast<size_t>((events + kPanel - 1) / kPanel * kPanel * width);
+    if (kept->key_panels.size() < floats) kept->key_panels.resize(floats), kept->values.resize(floats + kPanel);
+    for (int64_t i = 0; i < cu[1]; ++i) {
+      const int64_t place = first + i;
+      float* panel = kept->key_panels.data() + place / kPanel * kPanel * width + place % kPanel;
+      for (int64_t c = 0; c < width; ++c) panel[c * kPanel] = keys[i * width + c];
+    }
+    std::copy_n(values, cu[1] * width, kept->values.data() + first * width);
+  }
   void replace(float* y) {  // x by y
     give(x);
     x = y;
   }
-  void linear(const Step& step, int64_t first, int64_t count, const float* from, int64_t from_rows, float* const* to,
+  void linear(const Step& step, int64_t from_map, int64_t count, const float* from, int64_t from_rows, float* const* to,
               const float* residual) const {
     LinearMap maps[3];
-    std::copy_n(step.maps + first, count, maps);
+    std::copy_n(step.maps + from_map, count, maps);
     for (int64_t m = 0; m < count; ++m) maps[m].y = to[m];
     const Activation activation = step.kind == Step::Kind::linear ? step.activation : kIdentity;
     use.linear_forward({from, maps, count, step.n_in, step.n_out, activation, nullptr, residual, nullptr, false}, 0,
@@ -225,6 +239,22 @@ void Encoder::encode(const Histories& histories, int64_t n, float* h) const {
   parallel_for(tasks, task);
 }
 
+// Memory for so many events, of the thread's own.
+void Encoder::reserve(Block& block, int64_t events) const {
+  // Of an event: the buffers, times as two floats each, lse as two a head, the item.
+  const int64_t buffers = most_saved_ + kAtWork, lines = whole_lines(events);
+  const int64_t event = buffers * widest_ + 2 * most_heads_ + 5, most = std::max(lines, kFloats / dim_);
+  float* memory = thread_scratch(most * event + attention_scratch(head_dim_, 2 * max_len_) + 64);
+  const auto piece = [&](int64_t floats) { return std::exchange(memory, memory + lines * floats); };
+  for (int64_t b = 0; b < buffers; ++b) block.give(piece(widest_));
+  block.lse = reinterpret_cast<double*>(piece(2 * most_heads_));
+  block.times = reinterpret_cast<int64_t*>(piece(2));
+  block.next_times = reinterpret_cast<int64_t*>(piece(2));
+  block.items = reinterpret_cast<int32_t*>(piece(1));
+  block.scratch = memory;
+  block.rows = events;
+}
+
 // Histories from `begin` on, as many as the caches hold and at least one; returns the first that is left.
 int64_t Encoder::encode_some(const Histories& all, int64_t begin, int64_t end, float* h) const {
   Block block;
@@ -235,18 +265,7 @@ int64_t Encoder::encode_some(const Histories& all, int64_t begin, int64_t end, f
     if (last > begin && total + length > kFloats / dim_) break;
     lengths[last - begin] = length, total += length;
   }
-  // Of an event: the buffers, times as two floats each, lse as two a head, the item.
-  const int64_t buffers = most_saved_ + kAtWork, lines = whole_lines(total);
-  const int64_t event = buffers * widest_ + 2 * most_heads_ + 5, most = std::max(lines, kFloats / dim_);
-  float* memory = thread_scratch(most * event + attention_scratch(head_dim_, 2 * max_len_) + 64);
-  const auto piece = [&](int64_t floats) { return std::exchange(memory, memory + lines * floats); };
-  for (int64_t b = 0; b < buffers; ++b) block.give(piece(widest_));
-  block.lse = reinterpret_cast<double*>(piece(2 * most_heads_));
-  block.times = reinterpret_cast<int64_t*>(piece(2));
-  block.next_times = reinterpret_cast<int64_t*>(piece(2));
-  block.items = reinterpret_cast<int32_t*>(piece(1));
-  block.scratch = memory;
-
+  reserve(block, total);
   block.cu[0] = 0;
   for (int64_t i = begin; i < last; ++i) {
     int64_t length = lengths[i - begin];
@@ -264,7 +283,6 @@ int64_t Encoder::encode_some(const Histories& all, int64_t begin, int64_t end, f
     }
   }
   block.each[block.n] = block.n;
-  block.rows = total;
   if (block.n == 0) return last;
   run(block);
   const float* row = block.x;
@@ -285,7 +303,8 @@ void Encoder::run(Block& block) const {
       case Step::Kind::position:
         for (int64_t s = 0; s < block.n; ++s) {
           float* x = block.x + block.cu[s] * step.n_in;
-          for (int64_t i = 0; i < (block.cu[s + 1] - block.cu[s]) * step.n_in; ++i) x[i] += step.weight[i];
+          const float* places = step.weight + block.first * step.n_in;
+          for (int64_t i = 0; i < (block.cu[s + 1] - block.cu[s]) * step.n_in; ++i) x[i] += places[i];
         }
         break;
       case Step::Kind::norm:
@@ -344,8 +363,6 @@ void Encoder::run(Block& block) const {
 
 void Encoder::attend(const Step& step, Block& block) const {
   float* maps[] = {block.take(), block.take(), block.take()};
-  Attention a{};
-  const int64_t* times_q = block.next_times;
   int64_t rows = block.rows;
   if (step.newest) {
     const auto newest = [&](float* x, int64_t width, float* to) {
@@ -362,18 +379,48 @@ void Encoder::attend(const Step& step, Block& block) const {
     block.linear(step, 0, 3, block.x, rows, maps, nullptr);
   }
   float* out = block.take();
-  a.q = maps[0], a.k = maps[1], a.v = maps[2], a.out = out, a.lse = block.lse;
-  a.cu_q = step.newest ? block.each : block.cu, a.cu_k = block.cu;
-  a.n_heads = step.heads, a.head_dim = step.n_out / step.heads;
-  a.softmax_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.head_dim)));
-  a.causal = true;
-  a.bias = step.distance_bias, a.bias_len = step.bias_len;
-  a.time_bias = step.time_bias, a.n_buckets = step.n_buckets;
-  if (step.time_bias != nullptr) a.times_q = times_q, a.times_k = block.times;
-  block.use.attention_forward(a, 0, block.n * step.heads, block.scratch);
+  const int64_t head_dim = step.n_out / step.heads;
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  if (block.kept != nullptr) block.keep(step, maps[1], maps[2]);
+  if (block.first > 0) {
+    const KeysAndValues& kept = *block.kept;
+    block.use.attention_newest({maps[0], kept.key_panels.data(), kept.values.data(), out, block.first + 1, step.heads,
+                                head_dim, scale, step.distance_bias, step.bias_len},
+                               block.scratch);
+  } else {
+    Attention a{};
+    a.q = maps[0], a.k = maps[1], a.v = maps[2], a.out = out, a.lse = block.lse;
+    a.cu_q = step.newest ? block.each : block.cu, a.cu_k = block.cu;
+    a.n_heads = step.heads, a.head_dim = head_dim, a.softmax_scale = scale, a.causal = true;
+    a.bias = step.distance_bias, a.bias_len = step.bias_len;
+    a.time_bias = step.time_bias, a.n_buckets = step.n_buckets;
+    if (step.time_bias != nullptr) a.times_q = block.next_times, a.times_k = block.times;
+    block.use.attention_forward(a, 0, block.n * step.heads, block.scratch);
+  }
+  if (block.kept != nullptr) ++block.kept;
   for (float* map : maps) block.give(map);
   block.replace(out);
   block.rows = rows;
+}
+
+// ---- a history that grows -------------------------------------------------------------------------------------------
+
+int64_t Encoder::attentions() const {
+  return std::count_if(steps_.begin(), steps_.end(),
+                       [](const Step& step) { return step.kind == Step::Kind::attention; });
+}
+
+void Encoder::extend(const int32_t* items, int64_t n, int64_t known, KeysAndValues* kept, float* h) const {
+  while (known < n) {
+    Block block;
+    reserve(block, known > 0 ? 1 : n);
+    block.kept = kept, block.first = known;
+    block.n = 1, block.cu[0] = block.each[0] = 0, block.cu[1] = block.rows, block.each[1] = 1;
+    std::copy_n(items + known, block.rows, block.items);
+    known += block.rows;
+    run(block);
+    if (known == n) std::copy_n(block.x, dim_, h);
+  }
 }
 
 }  // namespace regard

@@ -19,6 +19,10 @@ struct Histories {          // rows of items, -1 for one that is not known and i
   const int64_t* asked_at;  // (n)
 };
 
+struct KeysAndValues {                    // of one attention, of the events of one history; they grow with it
+  std::vector<float> key_panels, values;  // as NewestAttention wants them
+};
+
 struct Step {
   enum class Kind { embed, position, norm, rms_norm, linear, gated, attention, save, add, gate_add };
   Kind kind;
@@ -49,6 +53,11 @@ class Encoder {
   // Of the newest max_len known events of each of n histories, h: (n, dim), 0 where there is none.
   void encode(const Histories& histories, int64_t n, float* h) const;
 
+  // The same of one history of n known events, n up to max_len, whose first `known` have left their keys and values in
+  // `kept`, one for each attention; the others leave theirs. Not for a model with a time bias.
+  void extend(const int32_t* items, int64_t n, int64_t known, KeysAndValues* kept, float* h) const;
+  int64_t attentions() const;
+
  private:
   struct Block;
   struct Free {
@@ -58,6 +67,7 @@ class Encoder {
   void add_step(const Json& step, const Tensors& tensors);
   void add_map(Step& step, const std::string& weight, const std::string& bias, const Tensors& tensors);
   int64_t encode_some(const Histories& histories, int64_t begin, int64_t end, float* h) const;
+  void reserve(Block& block, int64_t events) const;
   void run(Block& block) const;
   void attend(const Step& step, Block& block) const;
 

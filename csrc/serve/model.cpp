@@ -88,10 +88,10 @@ void Model::recommend(const Request& r) const {
     if (r.allow_offsets) allow.put(i, r.allow + r.allow_offsets[i], r.allow_offsets[i + 1] - r.allow_offsets[i]);
     deny.finish(i), allow.finish(i);
   }
-  encoder_.encode(r.histories, n, h);
+  if (r.h == nullptr) encoder_.encode(r.histories, n, h);
 
   const bool all = r.allow_offsets == nullptr;
-  TopK args{h,
+  TopK args{r.h == nullptr ? h : r.h,
             encoder_.item_vectors(),
             encoder_.n_items(),
             dim,

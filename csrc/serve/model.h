@@ -15,6 +15,7 @@ struct Request {
   int32_t* items;                               // (n, k): best first, then -1
   float* scores;                                // (n, k): then -infinity
   uint8_t* flags;                               // (n)
+  const float* h = nullptr;                     // (n, dim): the histories encoded, or null
 };
 constexpr uint8_t kPopular = 1, kShort = 2;
 

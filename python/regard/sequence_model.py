@@ -32,6 +32,7 @@ from regard.train import Callback, Settings, train
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regard.sessions import Session
     from regard.splits import Holdout
 
     Parameters = dict[str, NDArray[np.float32]]
@@ -238,6 +239,36 @@ class SequenceModel(GrowingModel):
         if found is None or self.item_ids_.dtype.kind == "i":
             return found
         return self._ids_of(found[0]), *found[1:]
+
+    def session(self, history: Any = ()) -> Session:
+        """A history that grows, whose answers cost what is new in it.
+
+        Parameters
+        ----------
+        history : item ids, oldest first, default none
+            Unknown ids are skipped; only the newest ``max_len`` known events count.
+
+        Returns
+        -------
+        Session
+            With ``append``, ``recommend`` and ``window``.
+
+        Raises
+        ------
+        ValueError
+            The model has a time bias: when the next event comes is known when it comes, and changes what the event
+            before it was.
+        TypeError
+            Ids of another type than the catalogue's.
+        """
+        from regard.sessions import Session  # noqa: PLC0415
+
+        self._check_fitted()
+        if self.time_bias:
+            raise ValueError("time_bias: expected a model without it, whose sessions cannot be kept")
+        session = Session(self)
+        session.append(list(history) if isinstance(history, tuple) else history)
+        return session
 
     def _timed(self, histories: Ragged) -> TimedHistories | None:
         """The histories with their times, where the model needs them."""
