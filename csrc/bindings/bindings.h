@@ -128,5 +128,6 @@ void bind_topk(py::module_& m);
 void bind_layers(py::module_& m);
 void bind_optimizer(py::module_& m);
 void bind_pair_scores(py::module_& m);
+void bind_serving(py::module_& m);
 
 }  // namespace regard

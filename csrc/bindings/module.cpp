@@ -95,4 +95,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   regard::bind_layers(m);
   regard::bind_optimizer(m);
   regard::bind_pair_scores(m);
+  regard::bind_serving(m);
 }

@@ -4,6 +4,7 @@
 
 #include "cpu/activation.h"
 #include "cpu/attention.h"
+#include "cpu/attention_newest.h"
 #include "cpu/cross_entropy.h"
 #include "cpu/cross_entropy_pass.h"
 #include "cpu/dropout.h"
@@ -27,6 +28,7 @@ const Kernels table = {
     pack_panels,
     attention_forward,
     attention_backward,
+    attention_newest,
     cross_entropy_forward,
     cross_entropy_backward,
     {cross_entropy_pass<Float32Form>(), cross_entropy_pass<Float32Form>(), cross_entropy_pass<Float32Form>()},

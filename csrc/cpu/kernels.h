@@ -49,6 +49,17 @@ struct Attention {
   float *dq, *dk, *dv;
 };
 
+struct NewestAttention {    // of one query, see cpu/attention_newest.h
+  const float* q;           // (n_heads, head_dim)
+  const float* key_panels;  // [n_keys / kPanel][n_heads][head_dim][kPanel], finite after the last key
+  const float* values;      // (n_keys, n_heads, head_dim), and kPanel floats more that can be read
+  float* out;               // (n_heads, head_dim)
+  int64_t n_keys, n_heads, head_dim;
+  float softmax_scale;
+  const float* bias;  // (n_heads, bias_len) by distance, or null
+  int64_t bias_len;
+};
+
 struct CrossEntropy {
   const float* h;          // (n, dim)
   const float* items;      // (n_items, dim)
@@ -196,6 +207,7 @@ struct Kernels {
   // dbias, dtime_bias: (n_heads, bias_len), (n_heads, n_buckets) sums of this range of tasks, added to; or null
   void (*attention_backward)(const Attention&, int64_t task_begin, int64_t task_end, double* dbias, double* dtime_bias,
                              float* scratch);
+  void (*attention_newest)(const NewestAttention&, float* scratch);  // n_keys floats to the next panel
 
   void (*cross_entropy_forward)(const CrossEntropy&, int64_t row_begin, int64_t row_end, float* scratch);
   // ditems: rows [item_begin, item_end) belong to the caller of this range; dh: (row_end - row_begin, dim), added to

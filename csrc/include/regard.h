@@ -1,4 +1,4 @@
-/* regard: softmax attention and exact top-k over ragged batches, on plain arrays.
+/* regard: recommendations of a trained model; softmax attention and exact top-k over ragged batches, on plain arrays.
  *
  * Every function returns a regard_status and writes to the caller's memory. On anything but REGARD_OK,
  * regard_last_error() says what was expected and what came; the text belongs to the calling thread and lasts until its
@@ -96,6 +96,88 @@ REGARD_API regard_status regard_quantized_size(int64_t n_items, int64_t dim, siz
 /* quantized: that many bytes, aligned at 4; 64 is faster. */
 REGARD_API regard_status regard_quantize_items(const float* item_vectors, int64_t n_items, int64_t dim,
                                                void* quantized);
+
+/* A trained model, from a file that Python's `model.save` wrote. A handle may be used by any number of threads at once;
+ * one that was closed, or that was never open, is an error. Items are numbered from 0 in the order of their ids. */
+typedef struct regard_model regard_model;
+
+/* The file is mapped: processes share one copy. What comes from memory must stay there, unchanged, until the model is
+ * closed, and begin at a multiple of 8. */
+REGARD_API regard_status regard_model_open(const char* path, regard_model** model);
+REGARD_API regard_status regard_model_open_memory(const void* data, size_t size, regard_model** model);
+REGARD_API regard_status regard_model_close(regard_model* model);
+
+typedef struct regard_model_info {
+  size_t struct_size;
+  int64_t n_items, dim, max_len;
+  int text_ids; /* ids are texts, else int64 */
+  int timed;    /* histories need times */
+} regard_model_info;
+
+REGARD_API regard_status regard_model_describe(const regard_model* model, regard_model_info* info);
+
+/* Items of ids, -1 for an id that the model does not have; and ids of items, -1 and an empty text for item -1. Texts
+ * are UTF-8, text i from offsets[i] to offsets[i + 1]. The text of an id lasts until the model is closed. */
+REGARD_API regard_status regard_model_items(const regard_model* model, const int64_t* ids, int64_t n, int32_t* items);
+REGARD_API regard_status regard_model_items_of_texts(const regard_model* model, const char* texts,
+                                                     const int64_t* offsets, int64_t n, int32_t* items);
+REGARD_API regard_status regard_model_ids(const regard_model* model, const int32_t* items, int64_t n, int64_t* ids);
+REGARD_API regard_status regard_model_text(const regard_model* model, int32_t item, const char** text, size_t* size);
+
+/* Events of n histories, oldest first: history i from offsets[i] to offsets[i + 1]. Item -1 is skipped; of the others
+ * the newest max_len count. */
+typedef struct regard_histories {
+  size_t struct_size;
+  const int32_t* items;   /* (offsets[n]) */
+  const int64_t* offsets; /* (n + 1) */
+  int64_t n;
+  const int64_t* times;    /* (offsets[n]) whole seconds, of a timed model; else not read */
+  const int64_t* asked_at; /* (n) the moment that is asked about, likewise */
+} regard_histories;
+
+/* h: (n, dim), what is compared with the item vectors; 0 where no event is known. */
+REGARD_API regard_status regard_encode(const regard_model* model, const regard_histories* histories, float* h);
+
+enum { REGARD_POPULAR = 1, REGARD_SHORT = 2 }; /* no known event: the most popular items; fewer than k were allowed */
+
+/* The k best items for each history, best first, equal scores by lower item number; after the last one item -1 and
+ * score -infinity. Histories that arrive one at a time are answered by the calling thread alone, without allocating
+ * memory once a thread has answered one of that size. */
+typedef struct regard_recommend_args {
+  size_t struct_size;
+  const regard_histories* histories;
+  int64_t k;
+  int exclude_seen;             /* leave out what the history holds */
+  const int64_t* allow_offsets; /* (n + 1) or NULL: everything is allowed */
+  const int32_t* allow;         /* items in any order, -1 is ignored */
+  const int64_t* deny_offsets;  /* (n + 1) or NULL */
+  const int32_t* deny;
+  int32_t* items; /* (n, k) */
+  float* scores;  /* (n, k) */
+  uint8_t* flags; /* (n) of REGARD_POPULAR and REGARD_SHORT */
+} regard_recommend_args;
+
+REGARD_API regard_status regard_recommend(const regard_model* model, const regard_recommend_args* args);
+
+/* The history of a user who is here, whose keys and values are kept: an event costs what is new in it. It may be used
+ * by several threads, which wait for each other; it may outlive the handle of its model. Not for a timed model.
+ *
+ * Before an event that finds max_len events, the oldest max_len / 4 (at least 1) are forgotten;
+ * of more than max_len at once the newest are kept. The answers are those
+ * of regard_recommend for the events that are left, the window, which is also what a session can be made of again. */
+typedef struct regard_session regard_session;
+
+REGARD_API regard_status regard_session_open(const regard_model* model, regard_session** session);
+REGARD_API regard_status regard_session_close(regard_session* session);
+/* Item -1 is skipped. */
+REGARD_API regard_status regard_session_append(regard_session* session, const int32_t* items, int64_t n);
+/* histories: NULL; all else as for one history. */
+REGARD_API regard_status regard_session_recommend(const regard_session* session, const regard_recommend_args* args);
+/* n: how many events are in the window. items: (room), room 0 to ask for the number alone. */
+REGARD_API regard_status regard_session_window(const regard_session* session, int32_t* items, int64_t room, int64_t* n);
+/* The memory that it takes now; it grows with the window, to 8 to 16 bytes for each event, element of dim and
+ * attention. */
+REGARD_API regard_status regard_session_bytes(const regard_session* session, int64_t* bytes);
 
 #ifdef __cplusplus
 }

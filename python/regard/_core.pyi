@@ -1,11 +1,41 @@
 """Types of the compiled module. Arrays are checked at run time: type, shape, C order."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _Dropout = tuple[float, int, int, int]  # p, seed, step, site
+
+class ServingModel:
+    def __init__(self, header: str, tensors: dict[str, NDArray[Any]]) -> None: ...
+    def encode(
+        self,
+        items: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        times: NDArray[np.int64] | None,
+        asked_at: NDArray[np.int64] | None,
+        h: NDArray[np.float32],
+    ) -> None: ...
+    def recommend_one(
+        self, history: object, k: int, exclude_seen: bool
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]] | None: ...
+
+class ServingSession:
+    def __init__(self, model: ServingModel) -> None: ...
+    def append_ids(self, ids: object) -> int | None: ...
+    def append_items(self, items: NDArray[np.int32]) -> None: ...
+    def recommend(
+        self,
+        k: int,
+        exclude_seen: bool,
+        allow: NDArray[np.int32] | None,
+        deny: NDArray[np.int32] | None,
+        n_unknown: int,
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]: ...
+    def window(self) -> NDArray[np.int32]: ...
+    def bytes(self) -> int: ...
 
 def abi_version() -> int: ...
 def activation_backward(

@@ -3,8 +3,9 @@
 Metadata ``regard`` is JSON: ``format_version`` (major.minor), ``regard_version``, ``kind``, settings, the list of
 steps, and ``sha256`` of every tensor; metadata ``sha256`` is that of this JSON. Tensors: the parameters; ``ids.items``
 (int64, sorted) or ``ids.items.bytes`` and ``ids.items.offsets`` (UTF-8, sorted); ``ids.titles.*`` where titles are
-known; ``popularity``; ``features.*`` where the model has item features, whose vocabulary is in the header. Ids are
-sorted, so a look-up is a binary search in the mapped file: no index is stored and none is built.
+known; ``popularity``; ``items.quantized``, the 8-bit copy of the item vectors that are scored, where the catalogue is
+large; ``features.*`` where the model has item features, whose vocabulary is in the header. Ids are sorted, so a look-up
+is a binary search in the mapped file: no index is stored and none is built.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT = (1, 0)
 NN = "nn"  # kind of the files of regard.nn, which have tensors alone
+QUANTIZED = "items.quantized"
 _ITEMS, _TITLES, _POPULARITY = "ids.items", "ids.titles", "popularity"
 
 
@@ -43,6 +45,7 @@ class Content:
     titles: Array | None
     popularity: NDArray[np.int64]
     features: EncodedFeatures | None
+    quantized: NDArray[np.uint8] | None
 
 
 def write(
@@ -54,13 +57,16 @@ def write(
     titles: Array | None,
     popularity: NDArray[np.int64],
     features: EncodedFeatures | None = None,
+    quantized: NDArray[np.uint8] | None = None,
 ) -> None:
     """Write a model file, whole or not at all; see `regard.tensor_file.write`."""
     tensors: dict[str, Array] = dict(params)
-    tensors |= _pack_strings(_ITEMS, item_ids) if item_ids.dtype.kind == "U" else {_ITEMS: item_ids}
+    tensors |= id_tensors(item_ids)
     if titles is not None:
         tensors |= _pack_strings(_TITLES, titles)
     tensors[_POPULARITY] = popularity
+    if quantized is not None:
+        tensors[QUANTIZED] = quantized
     if features is not None:
         header, tensors = {**header, "features": features.how}, tensors | features.tensors()
     write_tensors(path, header, tensors)
@@ -98,6 +104,9 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
     popularity = _take(name, _POPULARITY, tensors, np.int64)
     if len(popularity) != len(item_ids) or (titles is not None and len(titles) != len(item_ids)):
         raise ValueError(f"{name}: popularity and titles: expected {len(item_ids)} entries, one for each item")
+    quantized = tensors.pop(QUANTIZED, None)
+    if quantized is not None and quantized.dtype != np.uint8:
+        raise ValueError(f"{name}: tensor {QUANTIZED!r}: expected uint8, got {quantized.dtype}")
     features = None
     if "features" in header:
         found = {key: tensors.pop(key) for key in TENSORS if key in tensors}
@@ -107,7 +116,12 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
             raise ValueError(f"{name}: tensor {key!r}: expected float32, got {tensor.dtype}")
         if not np.isfinite(tensor).all():
             raise ValueError(f"{name}: tensor {key!r} has values that are not finite: the file is damaged")
-    return Content(name, header, tensors, item_ids, titles, popularity, features)
+    return Content(name, header, tensors, item_ids, titles, popularity, features, quantized)
+
+
+def id_tensors(item_ids: Array) -> dict[str, Array]:
+    """The tensors that item ids are kept in."""
+    return _pack_strings(_ITEMS, item_ids) if item_ids.dtype.kind == "U" else {_ITEMS: item_ids}
 
 
 def read_tensors(path: str | os.PathLike[str], *, verify: bool = False) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -152,6 +152,10 @@ class Recommender:
         """How well every item goes with each of the given ones: (n, n_items) float32, -inf for "not at all"."""
         raise NotImplementedError(f"{type(self).__name__} has no similarity between items")
 
+    def _recommend_one(self, history: Any, k: int, exclude_seen: bool) -> Any:
+        """The answers for one flat list or array of ids, None for anything else that is asked; see `recommend`."""
+        return None
+
     # ---- hooks, with popularity where the history is empty ------------------------------------------------------
 
     def _top_k_for(
@@ -230,9 +234,13 @@ class Recommender:
         """
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
+        self._check_fitted()
+        if allow_items is None and deny_items is None:
+            answers = self._recommend_one(histories, k, exclude_seen)
+            if answers is not None:
+                return Recommendations(*answers)
         user_ids = library = None
         if is_frame(histories):
-            self._check_fitted()
             library = library_of(histories)
             user_ids, histories = frame_lists("histories", histories, self.item_ids_)
         rows, n_unknown = self._rows_of_histories(histories)
@@ -369,8 +377,8 @@ class Recommender:
 
     def _ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Ids of rows, -1 becoming the padding."""
-        padding = -1 if self.item_ids_.dtype.kind == "i" else ""
-        ids: np.ndarray = np.append(self.item_ids_, np.array([padding], self.item_ids_.dtype))[rows]
+        ids: np.ndarray = self.item_ids_[rows]
+        ids[rows < 0] = -1 if self.item_ids_.dtype.kind == "i" else ""
         return ids
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from regard import model_file, ops
+from regard import _core, model_file, ops
 from regard.checkpoint import Checkpoint
 from regard.data import Interactions
 from regard.explain import Explanation, explain
@@ -28,18 +28,17 @@ from regard.ranking import blocks
 from regard.recommender import plain
 from regard.timed import TimedHistories
 from regard.train import Callback, Settings, train
-from regard.workspace import NEW, Workspace, of_this_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regard.sessions import Session
     from regard.splits import Holdout
 
     Parameters = dict[str, NDArray[np.float32]]
 
 Initial = tuple[tuple[int, ...], float | None]  # shape; standard deviation of the normal distribution, None: all 1
 _ROWS = 512  # of a weight drawn together
-_FLOATS = 1 << 18  # of an array while encoding: larger ones leave the caches
 _QUANTIZED = 1024  # items from which an 8-bit copy of them pays
 
 
@@ -54,6 +53,8 @@ class SequenceModel(GrowingModel):
     random_state: int
     interrupted_: bool
     _quantized: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None  # item vectors, and their 8-bit copy
+    # what it was made of, the same kept alive, whether it is whole, and the model
+    _serving: tuple[tuple[int, ...], tuple[Any, ...], bool, _core.ServingModel] | None = None
 
     # ---- for subclasses -----------------------------------------------------------------------------------------
 
@@ -165,10 +166,8 @@ class SequenceModel(GrowingModel):
     ) -> None:
         def ndcg(params: Parameters) -> float:
             assert holdout is not None
-            self.params_, self._quantized = (
-                self._folded(params),
-                None,
-            )  # trained in place: the same array, other vectors
+            self.params_ = self._folded(params)
+            self._quantized = self._serving = None  # trained in place: the same arrays, other vectors
             return evaluate(self, holdout, k=10, coverage=False)["ndcg@10"]
 
         sequences = data.timed_sequences if self.time_bias else data.sequences
@@ -192,7 +191,7 @@ class SequenceModel(GrowingModel):
         )
         self.params_, self.history_ = self._folded(outcome.params), outcome.history
         self.best_epoch_ = outcome.best_epoch
-        self.interrupted_, self._quantized = outcome.interrupted, None
+        self.interrupted_, self._quantized, self._serving = outcome.interrupted, None, None
 
     def _facts(self) -> list[tuple[str, Any]]:
         if not hasattr(self, "history_"):
@@ -203,27 +202,88 @@ class SequenceModel(GrowingModel):
 
     # ---- answering ----------------------------------------------------------------------------------------------
 
+    def _served(self, *, whole: bool = False) -> _core.ServingModel:
+        """The model as the library answers with it, made anew where a parameter or the catalogue is another array.
+
+        Without ``whole`` it is good for encoding alone, and made in no time.
+        """
+        arrays = (*self.params_.values(), self.item_ids_, self.popularity_)
+        of = tuple(map(id, arrays))
+        kept = self._serving
+        if kept is None or kept[0] != of or (whole and not kept[2]):
+            header = json.dumps({"steps": self.steps(), "settings": {"max_len": plain(self.max_len)}})
+            tensors = self.params_ | {"popularity": self.popularity_}
+            if whole:
+                tensors |= model_file.id_tensors(self.item_ids_)
+                items = self.params_[self._tables[1]]
+                if len(items) >= _QUANTIZED:
+                    tensors[model_file.QUANTIZED] = self._quantized_items(items)
+            else:
+                tensors["ids.items"] = np.arange(len(self.item_ids_))
+            self._serving = kept = of, arrays, whole, _core.ServingModel(header, tensors)
+        return kept[3]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_serving"}
+
     def _encode(self, histories: Ragged) -> NDArray[np.float32]:
-        windows = histories.tail(self.max_len)
-        h = np.empty((len(windows), self.dim), np.float32)
-        steps, ws, start = self.steps(), of_this_thread(), 0
-        while start < len(windows):  # at least one history, and as many events as stay in the caches
-            room = windows.offsets[start] + _FLOATS // self.dim
-            end = max(start + 1, int(np.searchsorted(windows.offsets, room, "right")) - 1)
-            block = windows[start:end]
-            ws.reset()
-            h[start:end], _ = forward(steps, self._run(block, ws))
-            start = end
+        h = np.empty((len(histories), self.dim), np.float32)
+        items = np.ascontiguousarray(histories.values, np.int32)
+        timed = self._timed(histories)
+        times, asked_at = (None, None) if timed is None else (timed.times, timed.asked_at)
+        self._served().encode(items, histories.offsets, times, asked_at, h)
         return h
 
-    def _run(self, windows: Ragged, ws: Workspace = NEW) -> Run:
-        run = Run(windows.values, windows.offsets, self.params_, ws=ws)
+    def _recommend_one(self, history: Any, k: int, exclude_seen: bool) -> Any:
+        found = self._served(whole=True).recommend_one(history, k, exclude_seen)
+        if found is None or self.item_ids_.dtype.kind == "i":
+            return found
+        return self._ids_of(found[0]), *found[1:]
+
+    def session(self, history: Any = ()) -> Session:
+        """A history that grows, whose answers cost what is new in it.
+
+        Parameters
+        ----------
+        history : item ids, oldest first, default none
+            Unknown ids are skipped; only the newest ``max_len`` known events count.
+
+        Returns
+        -------
+        Session
+            With ``append``, ``recommend`` and ``window``.
+
+        Raises
+        ------
+        ValueError
+            The model has a time bias: when the next event comes is known when it comes, and changes what the event
+            before it was.
+        TypeError
+            Ids of another type than the catalogue's.
+        """
+        from regard.sessions import Session  # noqa: PLC0415
+
+        self._check_fitted()
         if self.time_bias:
-            if not isinstance(windows, TimedHistories):
-                raise ValueError(
-                    "histories: expected TimedHistories or a data frame with datetime, as the model has a time bias"
-                )
-            run.times, run.next_times = windows.times, windows.next_times
+            raise ValueError("time_bias: expected a model without it, whose sessions cannot be kept")
+        session = Session(self)
+        session.append(list(history) if isinstance(history, tuple) else history)
+        return session
+
+    def _timed(self, histories: Ragged) -> TimedHistories | None:
+        """The histories with their times, where the model needs them."""
+        if not self.time_bias:
+            return None
+        if not isinstance(histories, TimedHistories):
+            raise ValueError(
+                "histories: expected TimedHistories or a data frame with datetime, as the model has a time bias"
+            )
+        return histories
+
+    def _run(self, windows: Ragged) -> Run:
+        run, timed = Run(windows.values, windows.offsets, self.params_), self._timed(windows)
+        if timed is not None:
+            run.times, run.next_times = timed.times, timed.next_times
         return run
 
     def encode(self, histories: Any) -> NDArray[np.float32]:
@@ -341,6 +401,7 @@ class SequenceModel(GrowingModel):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as one safetensors file: to a temporary name beside it, synced, renamed."""
         self._check_fitted()
+        items = self.params_[self._tables[1]]
         header = {
             "kind": self.kind,
             "settings": {name: plain(value) for name, value in self.get_params().items()},
@@ -356,6 +417,7 @@ class SequenceModel(GrowingModel):
             titles=self.titles_,
             popularity=self.popularity_,
             features=self.features_,
+            quantized=self._quantized_items(items) if len(items) >= _QUANTIZED else None,
         )
 
     @classmethod
@@ -369,6 +431,14 @@ class SequenceModel(GrowingModel):
             raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
         model.item_ids_, model.titles_, model.popularity_ = content.item_ids, content.titles, content.popularity
         model.params_ = content.params
+        if content.quantized is not None:
+            items = content.params[model._tables[1]]
+            if content.quantized.shape != (expected_shape := _core.quantized_shape(*items.shape)):
+                raise ValueError(
+                    f"{content.path}: {model_file.QUANTIZED}: expected shape {expected_shape}, "
+                    f"got {content.quantized.shape}"
+                )
+            model._quantized = items, content.quantized
         model.best_epoch_, model.history_ = content.header["best_epoch"], content.header["history"]
         model.interrupted_ = False
         return model
