@@ -9,9 +9,15 @@ import math
 import numpy as np
 import pytest
 
+from regard.features import EncodedFeatures, ItemFeatures
+from regard.impressions import Feature
 from regard.layers import Run, forward
 from regard.losses import LOSSES, Sampler
 from regard.models.self_attention import SelfAttentionRecommender
+from regard.models.target_attention import TargetAttentionRecommender
+from regard.ragged import Ragged
+from regard.target_network import ITEMS, UNKNOWN_ITEM, Batch, ClickTraining
+from regard.train import RunSettings
 from regard.workspace import NEW
 
 torch = pytest.importorskip("torch")
@@ -139,3 +145,82 @@ def test_inference_gives_the_last_place_of_each_history():
     judged = {name: torch.tensor(weight) for name, weight in params.items()}
     for row, (a, b) in zip(last, [(0, 4), (4, 9)], strict=True):
         np.testing.assert_allclose(row, torch_hidden(model, judged, items[a:b])[-1].numpy(), rtol=0, atol=1e-5)
+
+
+def torch_logits(model, params, features, batch):
+    """One candidate at a time: logit of each, in float64."""
+    rows = [
+        [features.entries.values[a:b], features.weights[a:b]] for a, b in itertools.pairwise(features.entries.offsets)
+    ]
+    table = params[ITEMS] + torch.as_tensor(features.dense, dtype=torch.float64) @ params["items.map"].T
+    added = [
+        torch.as_tensor(weights, dtype=torch.float64) @ params["items.categories"][torch.as_tensor(entries).long()]
+        for entries, weights in rows
+    ]
+    table = torch.cat([table + torch.stack(added), params[UNKNOWN_ITEM]])
+    part = {name.removeprefix("attention."): weight for name, weight in params.items()}
+    out = []
+    for i in range(len(batch.candidates)):
+        k = table[torch.as_tensor(batch.histories[i]).long()]
+        for row in batch.candidates[i].tolist():
+            q = table[row]
+            if model.pooling == "mean":
+                z = torch.zeros(len(k), dtype=torch.float64)
+            elif model.scorer == "dot":
+                z = k @ q / math.sqrt(model.dim)
+            elif model.scorer == "additive":
+                hidden = torch.tanh(part["query.weight"] @ q + part["query.bias"] + k @ part["key.weight"].T)
+                z = hidden @ part["value"]
+            else:
+                x = torch.cat([q.expand_as(k), k, q - k, q * k], dim=1)
+                x = torch.sigmoid(functional.linear(x, part["weight1"], part["bias1"]))
+                x = torch.sigmoid(functional.linear(x, part["weight2"], part["bias2"]))
+                z = x @ part["weight3"] + part["bias3"]
+            u = (torch.softmax(z, 0) if model.pooling == "mean" or model.normalize == "softmax" else z) @ k
+            word = params["feature.0.weight"][int(batch.codes[i, 0])]
+            x = torch.cat([u, q, u * q, word, torch.as_tensor(batch.numbers[i], dtype=torch.float64)])
+            for layer in range(len(model.hidden) + 1):
+                x = functional.linear(x, params[f"hidden.{layer}.weight"], params[f"hidden.{layer}.bias"])
+                x = functional.silu(x) if layer < len(model.hidden) else x
+            out.append(x[0])
+    return torch.stack(out)
+
+
+HOW = [{}, {"normalize": "none"}, {"scorer": "additive"}, {"scorer": "dot"}, {"pooling": "mean"}]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_loss_and_all_gradients_of_target_attention_equal_those_of_torch_in_float64(how, isa):
+    model = TargetAttentionRecommender(dim=24, hidden=(20, 12), activation="silu", max_norm=None, **how)
+    rng = np.random.default_rng(4)
+    kinds = {"kind": [rng.choice(list("abcdef"), rng.integers(0, 3), replace=False) for _ in range(N_ITEMS)]}
+    known = ItemFeatures(np.arange(N_ITEMS), categories=kinds, numbers={"size": rng.random(N_ITEMS)})
+    model.features_ = EncodedFeatures.fit(known, np.arange(N_ITEMS))
+    facts = [Feature(name="country", words=["x", "y", "z"]), Feature(name="age", mean=0, std=1)]
+    params = model.initial_parameters(N_ITEMS, facts)
+    for weight in params.values():
+        weight[...] += (rng.standard_normal(weight.shape) * 0.1).astype(np.float32)
+    n_events, n_shown = np.array([0, 1, 7, 33, 50]), np.array([2, 1, 9, 1, 4])
+    batch = Batch(
+        Ragged.from_lengths(rng.integers(0, N_ITEMS + 1, n_events.sum()).astype(np.int32), n_events),
+        Ragged.from_lengths(rng.integers(0, N_ITEMS + 1, n_shown.sum()).astype(np.int32), n_shown),
+        rng.integers(0, 4, (5, 1)).astype(np.int32),
+        rng.standard_normal((5, 1)).astype(np.float32),
+    )
+    labels = rng.integers(0, 2, n_shown.sum()).astype(np.float32)
+    settings = RunSettings(**{name: getattr(model, name) for name in RunSettings.__dataclass_fields__})
+    run = ClickTraining(model._attention, model.steps(), params, settings, batch, labels, features=model.features_)
+    run.begin_epoch()
+    loss, n, found, rows = run._gradients(np.arange(5), 1)
+    grads = found | {ITEMS: np.zeros_like(params[ITEMS])}
+    grads[ITEMS][rows[ITEMS]] = found[ITEMS]
+
+    judged = {name: torch.tensor(weight, dtype=torch.float64, requires_grad=True) for name, weight in params.items()}
+    logits = torch_logits(model, judged, model.features_, batch)
+    expected = functional.binary_cross_entropy_with_logits(logits, torch.as_tensor(labels, dtype=torch.float64))
+    expected.backward()
+
+    assert n == len(labels) and loss == pytest.approx(expected.item(), rel=2e-6)
+    whole = max(parameter.grad.abs().max().item() for parameter in judged.values())
+    for name, parameter in judged.items():
+        np.testing.assert_allclose(grads[name], parameter.grad.numpy(), rtol=0, atol=2e-5 * whole, err_msg=name)

@@ -1,15 +1,19 @@
 """Target attention: the candidate decides which events matter; bad input; what must not change a bit."""
 
+import copy
+
 import numpy as np
 import pytest
 
 import regard
 from regard import click_metrics as clicks
+from regard.features import EncodedFeatures
 from regard.impressions import Feature
 from regard.layers import Run
 from regard.ragged import Ragged
-from regard.recommender import POPULAR, SHORT, UNKNOWN
-from regard.target_network import Batch, logits
+from regard.recommender import OK, POPULAR, SHORT, UNKNOWN
+from regard.target_network import ITEMS, Batch, ClickTraining, logits
+from regard.train import RunSettings
 from regard.workspace import NEW
 
 KINDS, EVENTS = 24, 16
@@ -77,21 +81,42 @@ class TestLearning:
         assert model.predict(held).values.mean() == pytest.approx(held.labels.mean(), abs=0.01)
 
 
+def assert_central_differences(value, params, grads, rng):
+    for name, weight in params.items():
+        flat, step = weight.reshape(-1), 1e-2
+        for i in rng.permutation(flat.size)[:12]:
+            before = flat[i]
+            flat[i] = before + step
+            up, high = value(), flat[i]
+            flat[i] = before - step
+            down, low = value(), flat[i]
+            flat[i] = before
+            assert grads[name].reshape(-1)[i] == pytest.approx((up - down) / (high - low), abs=3e-3), name
+
+
+def batch_of(rng, n_items=6):
+    """Three impressions; the last row stands for an unknown item."""
+    return Batch(
+        Ragged(rng.integers(0, n_items, 7).astype(np.int32), [0, 4, 4, 7]),
+        Ragged(rng.integers(0, n_items, 6).astype(np.int32), [0, 3, 4, 6]),
+        np.array([[0], [1], [2]], np.int32),
+        rng.standard_normal((3, 1)).astype(np.float32),
+    )
+
+
+def begun(model, n_items, rng):
+    params = model.initial_parameters(n_items, [Feature(name="a", words=["x", "y"]), Feature(name="b", mean=0, std=1)])
+    for weight in params.values():
+        weight[...] += (0.3 * rng.standard_normal(weight.shape)).astype(np.float32)
+    return params
+
+
 class TestGradients:
     @pytest.mark.parametrize("how", HOW)
     def test_of_the_whole_model_are_those_of_central_differences(self, how):
         model = small(dim=4, activation="silu", feature_dim=3, **how)
-        params = model.initial_parameters(5, [Feature(name="a", words=["x", "y"]), Feature(name="b", mean=0, std=1)])
         rng = np.random.default_rng(0)
-        for weight in params.values():
-            weight[...] += (0.3 * rng.standard_normal(weight.shape)).astype(np.float32)
-        batch = Batch(
-            Ragged(rng.integers(0, 6, 7).astype(np.int32), [0, 4, 4, 7]),
-            Ragged(rng.integers(0, 6, 6).astype(np.int32), [0, 3, 4, 6]),
-            np.array([[0], [1], [2]], np.int32),
-            rng.standard_normal((3, 1)).astype(np.float32),
-        )
-        dz = rng.standard_normal(6)
+        params, batch, dz = begun(model, 5, rng), batch_of(rng), rng.standard_normal(6)
 
         def value():
             run = Run(batch.histories.values, batch.histories.offsets, params)
@@ -100,21 +125,42 @@ class TestGradients:
         grads = {name: np.zeros_like(weight) for name, weight in params.items()}
         run = Run(batch.histories.values, batch.histories.offsets, params, grads)
         logits(model._attention, model.steps(), run, batch)[1](dz)
-        for name, weight in params.items():
-            flat, step = weight.reshape(-1), 1e-2
-            for i in rng.permutation(flat.size)[:12]:
-                before = flat[i]
-                flat[i] = before + step
-                up, high = value(), flat[i]
-                flat[i] = before - step
-                down, low = value(), flat[i]
-                flat[i] = before
-                assert grads[name].reshape(-1)[i] == pytest.approx((up - down) / (high - low), abs=3e-3), name
+        assert np.abs(grads["unknown_item.weight"]).max() > 0.01
+        assert_central_differences(value, params, grads, rng)
+
+    def test_of_a_training_step_reach_what_the_item_features_add(self):
+        model = small(dim=4, activation="silu", feature_dim=3)
+        known = {"categories": {"kind": [["a", "b"], "a", None, "c", "b", "a"]}, "numbers": {"size": range(6)}}
+        model.features_ = EncodedFeatures.fit(regard.ItemFeatures(np.arange(6), **known), np.arange(6))
+        rng = np.random.default_rng(0)
+        params, batch = begun(model, 6, rng), batch_of(rng, 7)
+        labels = rng.integers(0, 2, 6).astype(np.float32)
+        settings = RunSettings(**{name: getattr(model, name) for name in RunSettings.__dataclass_fields__})
+        run = ClickTraining(model._attention, model.steps(), params, settings, batch, labels, features=model.features_)
+        run.begin_epoch()
+
+        def value():
+            return run._gradients(np.arange(3), 1)[0]
+
+        for gradient in run.grads.values():
+            gradient.fill(0)
+        _, _, grads, rows = run._gradients(np.arange(3), 1)
+        table = np.zeros_like(params[ITEMS])
+        table[rows[ITEMS]] = grads[ITEMS]
+        assert np.abs(grads["items.categories"]).max() > 0.01 and np.abs(grads["items.map"]).max() > 0.01
+        kept = {name: gradient.copy() for name, gradient in grads.items()} | {ITEMS: table}
+        assert_central_differences(value, params, kept, rng)
 
 
 class TestSameBits:
     def test_whatever_the_number_of_threads(self, fitted, threads):
         assert same(small().fit(liked()), fitted)
+
+    def test_a_step_that_takes_every_item_for_unknown_goes_on(self):
+        model = small(epochs=1, batch_size=1, unknown_rate=0.9).fit(liked(60))
+        assert (
+            np.isfinite(model.params_["items.weight"]).all() and np.abs(model.params_["unknown_item.weight"]).max() > 0
+        )
 
     def test_another_seed_gives_another_model(self, fitted):
         assert not same(small(random_state=2).fit(liked()), fitted)
@@ -139,6 +185,61 @@ class TestSameBits:
         model.save(tmp_path / "m")
         loaded = regard.load(tmp_path / "m", verify=True)
         assert loaded.predict(data) == model.predict(data) and loaded.get_params() == model.get_params()
+
+
+@pytest.fixture(scope="module")
+def described():
+    """Each event and candidate says its kind and its twin."""
+    ids = np.arange(4 * KINDS)
+    kind = np.where(ids < 2 * KINDS, ids // 2, ids % KINDS)
+    role = np.where(ids < 2 * KINDS, np.where(ids % 2, "disliked", "liked"), "candidate")
+    return regard.ItemFeatures(ids, categories={"kind": kind, "role": role})
+
+
+@pytest.fixture(scope="module")
+def known(described):
+    return small(epochs=16, weight_decay=0.1).fit(liked(item_features=described))
+
+
+class TestItemFeatures:
+    def test_a_candidate_that_training_never_had_is_scored_by_its_features(self, known, described):
+        test = liked(1000, seed=9)
+        new = regard.Impressions(
+            test.histories, test.candidates.with_values(test.candidates.values + KINDS), test.labels
+        )
+        model = copy.copy(known)
+        before = clicks.auc(new.labels, model.predict(new).values)
+        assert before == pytest.approx(0.5, abs=0.1)  # one vector for all of them
+        model.add_items(np.arange(3 * KINDS, 4 * KINDS), features=described)
+        after = clicks.auc(new.labels, model.predict(new).values)
+        assert after > 0.9 and model.popularity_[-KINDS:].tolist() == [0] * KINDS
+        assert (model.rank([[0, 3]], [[3 * KINDS, 3 * KINDS + 1]]).flags == OK).all()
+
+    def test_the_fitted_table_is_the_sum_and_a_saved_model_has_the_features(self, known, tmp_path):
+        again = known._folded(known._unfolded())
+        np.testing.assert_allclose(again["items.weight"], known.params_["items.weight"], atol=1e-5)
+        assert np.abs(known._unfolded()["items.weight"] - known.params_["items.weight"]).max() > 0.1
+        known.save(tmp_path / "m")
+        loaded, data = regard.load(tmp_path / "m", verify=True), liked(20)
+        assert loaded.predict(data) == known.predict(data) and loaded.features_.how == known.features_.how
+
+    def test_they_can_be_left_out_and_interactions_bring_them_too(self, described):
+        assert same(small(item_features=False).fit(liked(300, item_features=described)), small().fit(liked(300)))
+        pairs = regard.Interactions(np.repeat(np.arange(40), 3), np.arange(120) % 30).with_features(described)
+        assert small(epochs=1).fit(pairs).params_["items.categories"].shape == (15 + 2, 8)
+
+    def test_a_checkpoint_of_other_features_is_another_run(self, described, tmp_path):
+        small(epochs=1).fit(liked(200), checkpoint=tmp_path / "run")
+        with pytest.raises(ValueError, match="data"):
+            small(epochs=1).fit(liked(200, item_features=described), checkpoint=tmp_path / "run")
+
+    def test_bad_ones_are_named(self, known):
+        with pytest.raises(TypeError, match="item_features: expected ItemFeatures or None, got dict"):
+            liked(20, item_features={"kind": 1})
+        with pytest.raises(TypeError, match=r"item_features\.item_ids: expected int64 item ids, got str"):
+            liked(20, item_features=regard.ItemFeatures(["a"], numbers={"x": [1]}))
+        with pytest.raises(ValueError, match="features: expected categories"):
+            copy.copy(known).add_items([900], features=regard.ItemFeatures([900], numbers={"x": [1]}))
 
 
 class TestAnswers:

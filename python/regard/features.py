@@ -12,6 +12,7 @@ knows of features, and the own part is what is left of it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -354,6 +355,12 @@ class EncodedFeatures:
         """As they lie in a model file, beside ``how`` in its header."""
         arrays = (self.entries.values, self.entries.offsets, self.weights, self.dense)
         return dict(zip(TENSORS, arrays, strict=True))
+
+    def add_to(self, fingerprint: Any) -> None:
+        """Update a hash of ``hashlib`` with all that is here."""
+        fingerprint.update(json.dumps(self.how).encode())
+        for array in self.tensors().values():
+            fingerprint.update(array.data)
 
     @classmethod
     def from_tensors(cls, path: str, how: Any, tensors: dict[str, NDArray[Any]], n_items: int) -> EncodedFeatures:

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     Parameters = dict[str, NDArray[np.float32]]
 
 
-class GrowingModel(Recommender):
+class GrowingCatalogue(Recommender):
     """Base of models with a vector for each item, whose parameters are trained by gradients."""
 
-    learning_rate: float
     params_: Parameters
     features_: EncodedFeatures | None = None
     history_: list[dict[str, Any]]
@@ -36,22 +35,6 @@ class GrowingModel(Recommender):
     @property
     def _tables(self) -> tuple[str, ...]:
         """Names of the parameters that have a row for each item."""
-        raise NotImplementedError
-
-    def _settings(self, **changes: Any) -> Settings:
-        raise NotImplementedError
-
-    def _train(
-        self,
-        params: Parameters,
-        data: Interactions,
-        settings: Settings,
-        holdout: Holdout | None,
-        callbacks: Iterable[Callback],
-        progress: bool | None,
-        checkpoint: Any = None,
-    ) -> None:
-        """Train these parameters, which have the items' own vectors, and keep the best."""
         raise NotImplementedError
 
     # ---- item vectors with features -----------------------------------------------------------------------------
@@ -71,57 +54,6 @@ class GrowingModel(Recommender):
         return params
 
     # ---- growth -------------------------------------------------------------------------------------------------
-
-    def fit_more(
-        self,
-        data: Interactions,
-        *,
-        epochs: int = 5,
-        learning_rate: float | None = None,
-        validation: Holdout | str | None = "last",
-        callbacks: Iterable[Callback] = (),
-        progress: bool | None = None,
-    ) -> Self:
-        """Go on training with new users, new items and new events; the model is as it was if this fails.
-
-        Parameters
-        ----------
-        data : Interactions
-            What is new. Users are not kept in a model: give as much of their earlier history as there is. Items that
-            the model does not know are added first (see `add_items`); items that ``data`` lacks stay.
-        epochs : int, default 5
-        learning_rate : float, default a quarter of the model's
-        validation, callbacks, progress
-            As in `fit`.
-
-        Notes
-        -----
-        The optimiser begins anew, with the model's schedule. The defaults are gentle: what ``data`` lacks is hardly
-        forgotten. Where it has everything that the model should know, ``epochs=10`` at the full rate comes close to a
-        new `fit`; with new users alone the same would lose a sixth of the accuracy (`benchmarks/README.md`).
-        """
-        self._check_fitted()
-        settings = self._settings(
-            epochs=epochs, learning_rate=self.learning_rate / 4 if learning_rate is None else learning_rate
-        )
-        model = copy.copy(self)
-        new = data.item_ids[rows_of(as_ids("data", data.item_ids, self.item_ids_), self.item_ids_) < 0]
-        titles = None
-        if data.titles is not None:
-            titles = dict(zip(data.item_ids.tolist(), data.titles.tolist(), strict=True))
-        model.add_items(new, titles=titles, features=data.features)
-        rows = rows_of(data.item_ids, model.item_ids_)[data.sequences.values]
-        sequences = Ragged(rows, data.sequences.offsets)
-        data = Interactions.from_sequences(data.user_ids, model.item_ids_, sequences, times=data.times)
-        data, holdout = validation_of(data, validation)
-        model.popularity_ = model.popularity_ + data.popularity()
-        model._train(model._unfolded(), data, settings, holdout, callbacks, progress)
-        done = len(self.history_)
-        for entry in model.history_:
-            entry["epoch"] += done
-        model.history_, model.best_epoch_ = self.history_ + model.history_, model.best_epoch_ + done
-        self.__dict__.update(model.__dict__)
-        return self
 
     def add_items(
         self,
@@ -225,6 +157,79 @@ class GrowingModel(Recommender):
         self.features_ = None if self.features_ is None else self.features_.take(kept)
         if self.titles_ is not None:
             self.titles_ = self.titles_[kept]
+        return self
+
+
+class GrowingModel(GrowingCatalogue):
+    """Base of those that learn from interactions, and can go on with new ones."""
+
+    learning_rate: float
+
+    def _settings(self, **changes: Any) -> Settings:
+        raise NotImplementedError
+
+    def _train(
+        self,
+        params: Parameters,
+        data: Interactions,
+        settings: Settings,
+        holdout: Holdout | None,
+        callbacks: Iterable[Callback],
+        progress: bool | None,
+        checkpoint: Any = None,
+    ) -> None:
+        """Train these parameters, which have the items' own vectors, and keep the best."""
+        raise NotImplementedError
+
+    def fit_more(
+        self,
+        data: Interactions,
+        *,
+        epochs: int = 5,
+        learning_rate: float | None = None,
+        validation: Holdout | str | None = "last",
+        callbacks: Iterable[Callback] = (),
+        progress: bool | None = None,
+    ) -> Self:
+        """Go on training with new users, new items and new events; the model is as it was if this fails.
+
+        Parameters
+        ----------
+        data : Interactions
+            What is new. Users are not kept in a model: give as much of their earlier history as there is. Items that
+            the model does not know are added first (see `add_items`); items that ``data`` lacks stay.
+        epochs : int, default 5
+        learning_rate : float, default a quarter of the model's
+        validation, callbacks, progress
+            As in `fit`.
+
+        Notes
+        -----
+        The optimiser begins anew, with the model's schedule. The defaults are gentle: what ``data`` lacks is hardly
+        forgotten. Where it has everything that the model should know, ``epochs=10`` at the full rate comes close to a
+        new `fit`; with new users alone the same would lose a sixth of the accuracy (`benchmarks/README.md`).
+        """
+        self._check_fitted()
+        settings = self._settings(
+            epochs=epochs, learning_rate=self.learning_rate / 4 if learning_rate is None else learning_rate
+        )
+        model = copy.copy(self)
+        new = data.item_ids[rows_of(as_ids("data", data.item_ids, self.item_ids_), self.item_ids_) < 0]
+        titles = None
+        if data.titles is not None:
+            titles = dict(zip(data.item_ids.tolist(), data.titles.tolist(), strict=True))
+        model.add_items(new, titles=titles, features=data.features)
+        rows = rows_of(data.item_ids, model.item_ids_)[data.sequences.values]
+        sequences = Ragged(rows, data.sequences.offsets)
+        data = Interactions.from_sequences(data.user_ids, model.item_ids_, sequences, times=data.times)
+        data, holdout = validation_of(data, validation)
+        model.popularity_ = model.popularity_ + data.popularity()
+        model._train(model._unfolded(), data, settings, holdout, callbacks, progress)
+        done = len(self.history_)
+        for entry in model.history_:
+            entry["epoch"] += done
+        model.history_, model.best_epoch_ = self.history_ + model.history_, model.best_epoch_ + done
+        self.__dict__.update(model.__dict__)
         return self
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .ids import id_lists
+from .features import ItemFeatures
+from .ids import as_ids, id_lists
 from .ragged import Ragged
 from .tables import flat
 
@@ -35,6 +36,8 @@ class Impressions:
         Columns of text, bool or numbers about the user and about the moment of the request. Text and bools are
         categories (write whole numbers that mean categories as text), numbers are numbers. None, NaN and "" are
         missing.
+    item_features : ItemFeatures, optional
+        What is known of the items, candidates and events alike.
 
     Attributes
     ----------
@@ -42,13 +45,15 @@ class Impressions:
     labels : (n_candidates,) float32
     user_ids : (n,) int64 or str, or None
     user_features, context : dict of arrays
+    item_features : ItemFeatures or None
 
     Raises
     ------
     ValueError
         Lengths that do not fit; a label other than 0 and 1 (NaN among them); a number that is infinite.
     TypeError
-        Ids of mixed types or floats; a column that is neither text nor numbers.
+        Ids of mixed types or floats; a column that is neither text nor numbers; item features of another kind, or of
+        items with ids of another type.
 
     Examples
     --------
@@ -66,6 +71,7 @@ class Impressions:
         user_ids: ArrayLike | None = None,
         user_features: Mapping[str, ArrayLike] | None = None,
         context: Mapping[str, ArrayLike] | None = None,
+        item_features: ItemFeatures | None = None,
     ) -> None:
         self.candidates = any_ids("candidates", candidates)
         n = len(self.candidates)
@@ -78,6 +84,11 @@ class Impressions:
             raise ValueError(f"user_ids: expected {n} ids (as candidates), got shape {self.user_ids.shape}")
         self.user_features = read_columns("user_features", user_features, n)
         self.context = read_columns("context", context, n)
+        if item_features is not None:
+            if not isinstance(item_features, ItemFeatures):
+                raise TypeError(f"item_features: expected ItemFeatures or None, got {type(item_features).__name__}")
+            as_ids("item_features.item_ids", item_features.item_ids, self.candidates.values)
+        self.item_features = item_features
 
     @classmethod
     def _request(cls, histories: Ragged, candidates: Ragged, user_features: Any, context: Any) -> Impressions:
@@ -86,6 +97,7 @@ class Impressions:
         asked.histories, asked.candidates, asked.user_ids = histories, candidates, None
         asked.user_features = read_columns("user_features", user_features, len(histories))
         asked.context = read_columns("context", context, len(histories))
+        asked.item_features = None
         return asked
 
     def __len__(self) -> int:
@@ -104,6 +116,7 @@ class Impressions:
         part.user_ids = None if self.user_ids is None else self.user_ids[chosen]
         part.user_features = {name: column[chosen] for name, column in self.user_features.items()}
         part.context = {name: column[chosen] for name, column in self.context.items()}
+        part.item_features = self.item_features
         return part
 
     @property

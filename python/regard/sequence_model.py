@@ -457,7 +457,5 @@ def _fingerprint(
         text.update(sequences.times.data)
     text.update("\0".join(map(str, data.item_ids.tolist())).encode())
     if features is not None:
-        text.update(json.dumps(features.how).encode())
-        for array in features.tensors().values():
-            text.update(array.data)
+        features.add_to(text)
     return text.hexdigest()

@@ -21,17 +21,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regard.data import Interactions
+    from regard.features import EncodedFeatures
 
     Array = NDArray[np.float32]
     Ints = NDArray[np.int32]
     Parameters = dict[str, Array]
 
-ITEMS = "items.weight"  # the last row is the vector of unknown items
+ITEMS, UNKNOWN_ITEM = "items.weight", "unknown_item.weight"  # the latter stands for every item that is not known
 _UNKNOWN, _DRAWN = 2, 3  # keep these random numbers apart from others of the same seed
 
 
 class Batch(NamedTuple):
-    """Impressions in rows of the catalogue; facts have one row per impression."""
+    """Impressions in rows of the catalogue, one past the last for an unknown item; facts: one row per impression."""
 
     histories: Ragged
     candidates: Ragged
@@ -135,19 +136,38 @@ class Attention(NamedTuple):
         return np.asarray(z, np.float32)
 
 
+def item_vectors(params: Parameters, rows: Ints, ws: Workspace = NEW) -> Array:
+    """(n, dim) for rows (n,) of the item table, one past its last for an unknown item."""
+    n = len(params[ITEMS])  # 0 where a training step took everything for unknown
+    table = params[ITEMS] if n else params[UNKNOWN_ITEM]
+    x = ops.embedding_forward(table, np.minimum(rows, np.int32(len(table) - 1)), workspace=ws)
+    x[rows == n] = params[UNKNOWN_ITEM]
+    return x
+
+
+def _add_gradient(dx: Array, rows: Ints, run: Run) -> None:
+    """Of `item_vectors`; ``dx`` is changed."""
+    table = run.add_grad(ITEMS)
+    unknown = np.flatnonzero(rows == len(table))
+    run.add_grad(UNKNOWN_ITEM)[...] += dx[unknown].sum(axis=0)
+    if len(unknown) == len(rows):
+        return
+    dx[unknown] = 0
+    ops.embedding_backward(dx, np.minimum(rows, np.int32(len(table) - 1)), table)
+
+
 def logits(
     attention: Attention, steps: list[Step], run: Run, batch: Batch
 ) -> tuple[NDArray[np.float64], Callable[[NDArray[np.float64]], None]]:
     """Logit of every candidate, and the function that adds the gradients of all parameters to ``run.grads``.
 
-    ``batch`` has rows of ``run.params["items.weight"]``. The events of an impression are read once for all of its
-    candidates.
+    ``batch`` has rows of ``run.params["items.weight"]`` (see `item_vectors`). The events of an impression are read once
+    for all of its candidates.
     """
     params, ws, row = run.params, run.ws, batch.candidates.row_of
     events, shown = batch.histories.values, batch.candidates.values
     cu = (batch.candidates.offsets, batch.histories.offsets)
-    k = ops.embedding_forward(params[ITEMS], events, workspace=ws)
-    q = ops.embedding_forward(params[ITEMS], shown, workspace=ws)
+    k, q = item_vectors(params, events, ws), item_vectors(params, shown, ws)
     u, pool_backward = attention.pool(params, q, k, cu, ws)
     codes = [np.ascontiguousarray(column[row]) for column in batch.codes.T]
     facts = [ops.embedding_forward(params[f"feature.{i}.weight"], code, workspace=ws) for i, code in enumerate(codes)]
@@ -162,8 +182,8 @@ def logits(
         of_pool, dk = pool_backward(dx[:, :dim] + product * q, run.grads or {})
         if of_pool is not None:
             dq += of_pool
-        ops.embedding_backward(dq, shown, run.add_grad(ITEMS))
-        ops.embedding_backward(dk, events, run.add_grad(ITEMS))
+        _add_gradient(dq, shown, run)
+        _add_gradient(dk, events, run)
         at = 3 * dim
         for i, code in enumerate(codes):
             table = run.add_grad(f"feature.{i}.weight")
@@ -224,13 +244,15 @@ class Negatives:
         return Ragged.from_lengths(drawn[found], found.sum(axis=1)), labels[found]
 
 
-def fingerprint(batch: Batch, labels: Any, held: Any) -> str:
+def fingerprint(batch: Batch, labels: Any, held: Any, features: EncodedFeatures | None) -> str:
     """SHA-256 over what a run is trained and validated on; labels that are drawn follow from the seed."""
     text = hashlib.sha256()
     for part, of in ((batch, labels), *([] if held is None else [held[:2]])):
         arrays = [part.histories.values, part.histories.offsets, part.candidates.values, part.candidates.offsets]
         for array in (*arrays, part.codes, part.numbers, *([] if callable(of) else [of])):
             text.update(np.ascontiguousarray(array).tobytes())
+    if features is not None:
+        features.add_to(text)
     return text.hexdigest()
 
 
@@ -245,14 +267,17 @@ class ClickTraining(TrainingRun):
         settings: RunSettings,
         batch: Batch,
         labels: Array | Callable[[int], tuple[Ragged, Array]],
-        unknown_rate: float,
-        report: dict[str, float],
+        *,
+        unknown_rate: float = 0.0,
+        features: EncodedFeatures | None = None,
+        report: dict[str, float] | None = None,
     ) -> None:
         if not len(batch.candidates):
             raise ValueError("training data: expected at least one impression, got none")
         super().__init__(steps, params, settings, len(batch.candidates), (ITEMS,))
         self.attention, self.data, self.labels, self.unknown_rate = attention, batch, labels, unknown_rate
-        self.report = report  # what validation writes beside the metric
+        self.features = features
+        self.report = {} if report is None else report  # what validation writes beside the metric
 
     def _identity(self) -> dict[str, Any]:
         identity = super()._identity()
@@ -267,23 +292,28 @@ class ClickTraining(TrainingRun):
     def _gradients(self, examples: NDArray[np.int64], number: int) -> Any:
         settings, batch = self.settings, self.shown.take(examples)
         labels = self.clicked.take(examples).values
-        n_events, unknown = len(batch.histories.values), len(self.params[ITEMS]) - 1
+        n_events, n_items = len(batch.histories.values), len(self.params[ITEMS])
         ids = np.concatenate([batch.histories.values, batch.candidates.values])
         rng = np.random.default_rng([settings.random_state, number, _UNKNOWN])
-        ids[rng.random(len(ids)) < self.unknown_rate] = unknown
-        rows, inverse = np.unique(ids, return_inverse=True)
-        place: Ints = inverse.astype(np.int32)
+        ids[rng.random(len(ids)) < self.unknown_rate] = n_items
+        rows, inverse = np.unique(np.append(ids, np.int32(n_items)), return_inverse=True)
+        rows, place = rows[:-1], inverse.astype(np.int32)
         batch = batch._replace(
             histories=Ragged(place[:n_events], batch.histories.offsets),
-            candidates=Ragged(place[n_events:], batch.candidates.offsets),
+            candidates=Ragged(place[n_events:-1], batch.candidates.offsets),
         )
-        table = ops.embedding_forward(self.params[ITEMS], rows, workspace=self.ws)
-        grads = self.grads | {ITEMS: self.ws.zeros(table.shape)}
-        params = self.params | {ITEMS: table}
+        params, grads = dict(self.params), dict(self.grads)
+        params[ITEMS] = ops.embedding_forward(self.params[ITEMS], rows, workspace=self.ws)
+        grads[ITEMS] = self.ws.zeros(params[ITEMS].shape)
+        features = None if self.features is None else self.features.take(rows)
+        if features is not None:
+            params[ITEMS] = features.vectors(params[ITEMS], params, ITEMS, workspace=self.ws)
         run = Run(place, batch.histories.offsets, params, grads, settings.random_state, number, self.ws)
         z, backward = logits(self.attention, self.steps, run, batch)
         n = max(len(z), 1)
         backward((sigmoid(z) - labels) / n)
+        if features is not None:
+            features.backward(grads[ITEMS], params, grads, ITEMS, workspace=self.ws)
         loss = float((np.logaddexp(0, z) - labels * z).sum()) / n
         return loss, len(z), grads, {ITEMS: rows}
 
