@@ -236,7 +236,7 @@ def test_items_come_and_go_with_their_features():
     model.add_items([7, 8], features=new)
     added, old = model.params_["items.weight"][:2], before
     what_it_adds = model.features_.take([0]).vectors(np.zeros((1, 16), np.float32), model.params_, "items.weight")[0]
-    np.testing.assert_allclose(np.linalg.norm(added[0]), np.linalg.norm(old, axis=1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(added[0]), 0.85 * np.linalg.norm(old, axis=1).mean(), rtol=1e-5)
     assert added[0] @ what_it_adds > 0.999 * np.linalg.norm(added[0]) * np.linalg.norm(what_it_adds)
     np.testing.assert_allclose(added[1], old.mean(axis=0), atol=1e-5)  # 8 has no features
     assert model.features_.entries.tolist()[:2] == [[model.features_.how["categories"]["colour"].index("red")], []]
