@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regard import baselines
-from regard.baselines import EASE, ItemKNN, Popularity, SequentialRules, tune
+from regard.baselines import EASE, ItemKNN, Popularity, SequentialRules, tables, tune
 from regard.data import Interactions
 from regard.metrics import evaluate
 from regard.ragged import Ragged
@@ -56,7 +55,7 @@ def test_popularity_is_the_number_of_events():
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("backward", [0.0, 0.3])
 def test_rules_are_a_decayed_sum_of_what_followed(small, monkeypatch, dense, backward):
-    monkeypatch.setattr(baselines, "is_dense", lambda n_items, n_filled: dense)
+    monkeypatch.setattr(tables, "is_dense", lambda n_items, n_filled: dense)
     model = SequentialRules(window=3, history=4, target_exponent=0.2, backward=backward).fit(small)
     table = np.zeros((small.n_items, small.n_items))
     events = small.popularity()
@@ -74,7 +73,7 @@ def test_rules_are_a_decayed_sum_of_what_followed(small, monkeypatch, dense, bac
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_item_knn_is_a_weighted_count_of_common_users(small, monkeypatch, dense):
-    monkeypatch.setattr(baselines, "is_dense", lambda n_items, n_filled: dense)
+    monkeypatch.setattr(tables, "is_dense", lambda n_items, n_filled: dense)
     model = ItemKNN(source_exponent=0.4, target_exponent=0.3, decay=0.8).fit(small)
     common = users_by_items(small).T @ users_by_items(small)
     users = np.diag(common).copy()
