@@ -1,6 +1,7 @@
 """Fields of use: simple methods and attention on one split of real data, for docs/shop.md, social.md and news.md.
 
-    python benchmarks/fields.py shop          # or social, news; what is known already is not run again
+    python benchmarks/fields.py shop          # or social, news; what is known already is not run again,
+                                              # model by model
     python benchmarks/fields.py shop --only amazon-beauty
     python benchmarks/fields.py --docs        # no runs: tables and pictures of the pages
 
@@ -22,11 +23,13 @@ import numpy as np
 
 import regard
 from regard import whole_file
-from regard.comparison import markdown
+from regard.comparison import MODELS, Comparison, markdown
 from regard.doctor import machine
+from regard.metrics import Report
 from regard.splits import Split
 
 RESULTS = Path(__file__).parent / "results" / "fields.json"
+PARTS = Path(__file__).parent.parent / "build" / "fields"  # not in the repository
 DOCS = Path(__file__).parent.parent / "docs"
 
 # field: data set: how it is split, and arguments of regard.compare
@@ -51,14 +54,58 @@ def split_of(name: str, how: str) -> Split:
     return regard.splits.by_time(data, at=at, validation_at=validation_at)
 
 
-def run(name: str, how: str, settings: dict[str, Any]) -> dict[str, Any]:
-    split = split_of(name, how)
+def judged(name: str, split: Split, settings: dict[str, Any], model: str) -> Comparison:
+    """One model; kept in a file of its own, so that a stopped run goes on with the next."""
+    path = PARTS / f"{name}-{model}.npz"
+    if path.exists():
+        with np.load(path) as parts:
+            about = json.loads(str(parts["about"]))
+            per_user = {metric: parts[metric] for metric in about.pop("per_user")}
+        same = about.pop("asked") == [split.fingerprint, settings]
+        if same and about["why"] is None:
+            report = Report(per_user, about["totals"], **about["counts"])
+            seconds, milliseconds = {model: about["fit_seconds"]}, {model: about["milliseconds"]}
+            return Comparison({model: report}, {model: about["settings"]}, seconds, milliseconds, {})
+        if same:
+            return Comparison({}, {}, {}, {}, {model: about["why"]})
     regard.set_num_threads(1)
-    found = regard.compare(split, progress=lambda line: print(line, flush=True), clock=time.process_time, **settings)
-    print(found, flush=True)
-    chosen = {model: repr(one) for model, one in found.models.items()}
+    about = {"asked": [split.fingerprint, settings], "why": None, "per_user": []}
+    arrays: dict[str, Any] = {}
+    try:
+        found = regard.compare(split, models=[model], progress=print, clock=time.process_time, **settings)
+    except ValueError as error:
+        why = str(error).removeprefix(f"{model}: ")
+        found, about["why"] = Comparison({}, {}, {}, {}, {model: why}), why
+    else:
+        report = found.reports[model]
+        arrays = {metric: report.per_user(metric) for metric in ("hr@10", "ndcg@10")}
+        counts = report.to_dict()
+        found.models[model] = repr(found.models[model])
+        about |= {
+            "per_user": list(arrays),
+            "totals": {metric: report[metric] for metric in ("coverage@10",) if metric in report},
+            "counts": {key: value for key, value in counts.items() if key not in report},
+            "fit_seconds": found.fit_seconds[model],
+            "milliseconds": found.milliseconds[model],
+            "settings": found.models[model],
+        }
+    PARTS.mkdir(parents=True, exist_ok=True)
+    np.savez(path, about=json.dumps(about), **arrays)
+    return found
+
+
+def run(name: str, how: str, settings: dict[str, Any], models: list[str] | None) -> dict[str, Any]:
+    split = split_of(name, how)
+    all_of_them = [model for model in MODELS if model != "repeats" or not settings.get("exclude_seen", True)]
+    found = Comparison({}, {}, {}, {}, {})
+    for model in models or all_of_them:
+        one = judged(name, split, settings, model)
+        for part in ("reports", "models", "fit_seconds", "milliseconds", "left_out"):
+            getattr(found, part).update(getattr(one, part))
+    print(found if found.reports else found.left_out, flush=True)
     about = {"machine": machine(), "version": regard.__version__, "date": datetime.date.today().isoformat()}
-    return {"data": name, "split": how, "arguments": settings, **found.to_dict(), "settings": chosen, **about}
+    content = {} if models else found.to_dict()
+    return {"data": name, "split": how, "arguments": settings, **content, "settings": found.models, **about}
 
 
 def read() -> list[dict[str, Any]]:
@@ -67,14 +114,39 @@ def read() -> list[dict[str, Any]]:
 
 
 def fill(page: str, rows: list[dict[str, Any]]) -> str:
-    """The page with the table and the verdict of each data set between its marks."""
-    for row in rows:
-        text = f"{markdown(row['results'])}\n\n{row['verdict']}"
-        before, after = f"<!-- {row['data']} -->\n", "\n<!-- end -->"
+    """The page with the table and the verdict of each data set, and the table of clicks, between their marks."""
+    texts = {row["data"]: f"{markdown(row['results'])}\n\n{row['verdict']}" for row in rows}
+    for name, text in {**texts, "mind-5k clicks": clicks()}.items():
+        before, after = f"<!-- {name} -->\n", "<!-- end -->"
         if before in page:
             head, _, rest = page.partition(before)
-            page = f"{head}{before}{text}{after}{rest.partition(after)[2]}"
+            page = f"{head}{before}{text}\n{after}{rest.partition(after)[2]}"
     return page
+
+
+def clicks() -> str:
+    """What benchmarks/target_attention.py recorded of mind-5k."""
+    rows = json.loads((RESULTS.parent / "target_attention.json").read_text(encoding="utf-8"))
+    row = next(row for row in rows if row["data"] == "mind-5k")
+    models = {
+        "popularity": "share of clicks",
+        "mean": "regard, mean of the history",
+        "attention": "regard, attention",
+        "torch": "DIN in PyTorch",
+    }
+    lines = ["| model | AUC | AUC within users | log-loss |", "| --- | ---: | ---: | ---: |"]
+    for name, title in models.items():
+        values = (row[name].get(metric) for metric in ("auc", "user_auc", "log_loss"))
+        cells = " | ".join("" if value is None else f"{value:.4f}" for value in values)
+        lines.append(f"| {title} | {cells} |")
+    sentences = []
+    for name in ("popularity", "mean"):
+        gain, low, high = row[f"auc attention - {name}"]
+        sentences.append(
+            f"AUC of attention less that of {models[name].removeprefix('regard, the ').removeprefix('regard, ')}: "
+            f"{gain:+.4f}, 95 % interval over users {low:+.4f} to {high:+.4f}."
+        )
+    return "\n".join([*lines, "", *sentences])
 
 
 def write_docs() -> None:
@@ -95,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("field", choices=list(FIELDS), nargs="?")
     parser.add_argument("--only", metavar="DATA", help="one data set of the field")
+    parser.add_argument("--models", nargs="+", help="only these, kept for a later run of all; results stay as they are")
     parser.add_argument("--docs", action="store_true", help="write the tables and pictures of the pages, run nothing")
     arguments = parser.parse_args()
     if arguments.docs:
@@ -106,7 +179,9 @@ def main() -> None:
         known = [row for row in read() if row["data"] == name and row["split"] == how and row["arguments"] == settings]
         if known or arguments.only not in (None, name):
             continue
-        row = run(name, how, settings)
+        row = run(name, how, settings, arguments.models)
+        if arguments.models:
+            continue
         others = [other for other in read() if other["data"] != name]  # read again: another run may have written
         content = json.dumps([*others, row], indent=1) + "\n"
         RESULTS.parent.mkdir(exist_ok=True)

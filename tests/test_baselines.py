@@ -248,6 +248,18 @@ def test_tuning_chooses_the_rules_that_reach_the_measured_number():
     assert (report["hr@10"], report["ndcg@10"]) == (pytest.approx(0.2195, abs=0.002), pytest.approx(0.1162, abs=0.0015))
 
 
+@pytest.mark.parametrize("n_users", [5, 60])
+def test_ease_is_the_same_by_users_and_by_items(n_users):
+    random = np.random.default_rng(2)
+    data = interactions([*(random.permutation(20)[:6] for _ in range(n_users)), np.arange(20)])
+    x = users_by_items(data)
+    inverse = np.linalg.inv(x.T @ x + 7 * np.eye(20))
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    model = EASE(regularization=7.0).fit(data)
+    assert model.table_.weights == pytest.approx(expected, abs=1e-6)
+
+
 # ---- repeats, content, matrix factorisation -------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ MODELS = (*SIMPLE, "regard")
 METRICS = ("hr@10", "ndcg@10", "coverage@10")
 
 _METRIC = "ndcg@10"
-_TUNING_USERS = 2000  # of the validation part: enough to choose by
+_TUNING_USERS = 1000  # of the validation part: enough to choose by
 _TIMED_USERS = 50
 _COVERAGE_CELLS = 300_000_000  # users times items up to which lists for the coverage are cheap
 
@@ -204,7 +204,7 @@ def compare(
 ) -> Comparison:
     """Fit simple methods and attention on one training part and test all on the same test with full ranking.
 
-    The settings of the simple methods are chosen on the validation part (of 2,000 of its users, if it has more), the
+    The settings of the simple methods are chosen on the validation part (of 1,000 of its users, if it has more), the
     epoch of regard on all of it. Where the split has no validation part, methods have their defaults, and regard holds
     out each user's last training event.
 

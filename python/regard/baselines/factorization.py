@@ -50,7 +50,7 @@ class MatrixFactorization(Recommender):
     ``AlternatingLeastSquares`` of https://github.com/benfred/implicit.
     """
 
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"factors": (64, 128), "alpha": (1.0, 10.0, 40.0)}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"alpha": (10.0, 1.0, 40.0)}
 
     def __init__(
         self,

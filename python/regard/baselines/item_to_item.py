@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from regard import ops
 from regard.baselines.tables import (
     DenseTable,
     SparseTable,
@@ -21,6 +22,7 @@ from regard.baselines.tables import (
     table_from_rows,
 )
 from regard.ragged import Ragged
+from regard.ranking import union
 from regard.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -192,7 +194,8 @@ class EASE(_Decayed):
     decay : float, default 1.0
         Weight of an event per step back in the history; 1 is the published model, lower values are often better.
     max_items : int, default 20_000
-        The largest catalogue to accept: time grows with its cube, memory with its square.
+        The largest catalogue to accept: memory grows with its square, time with the cube of the number of items or
+        users, whichever is less.
 
     Raises
     ------
@@ -216,7 +219,7 @@ class EASE(_Decayed):
         self.max_items = max_items
 
     def fit(self, data: Interactions) -> Self:
-        """Count common users and invert."""
+        """Count common users, or where users are fewer than items common items, and invert."""
         n = data.n_items
         if n > self.max_items:
             raise ValueError(
@@ -224,15 +227,35 @@ class EASE(_Decayed):
                 f"the limit is max_items={self.max_items:,}"
             )
         self._set_catalogue(data)
-        gram = np.empty((n, n), np.float32)
-        for item, together in enumerate(common_users(data)):
-            gram[item] = together
-        gram[np.diag_indices(n)] += self.regularization
-        table = np.linalg.inv(gram)
+        table = self._inverse_by_users(data) if data.n_users < n else self._inverse(data)
         table /= -table.diagonal()
         table[np.diag_indices(n)] = 0
         self.table_ = DenseTable(table)
         return self
+
+    def _inverse(self, data: Interactions) -> np.ndarray:
+        gram = np.empty((data.n_items, data.n_items), np.float32)
+        for item, together in enumerate(common_users(data)):
+            gram[item] = together
+        gram[np.diag_indices(data.n_items)] += self.regularization
+        return np.linalg.inv(gram)
+
+    def _inverse_by_users(self, data: Interactions) -> np.ndarray:
+        """The same, times the regularization (which cancels): ``I - X.T @ inv(X @ X.T + regularization * I) @ X``."""
+        items = union(data.n_items, data.sequences)
+        users = items.row_of[np.argsort(items.values, kind="stable")].astype(np.int32)  # by item
+        offsets = np.append(0, np.cumsum(np.bincount(items.values, minlength=data.n_items)))
+        users_of = Ragged(users, offsets)
+        gram = np.empty((data.n_users, data.n_users), np.float32)
+        for user, row in enumerate(items):
+            gram[user] = np.bincount(users_of.take(row).values, minlength=data.n_users)
+        gram[np.diag_indices(data.n_users)] += self.regularization
+        ones = np.ones(len(users), np.float32)
+        half = ops.embedding_bag_forward(np.linalg.inv(gram), users, ones, offsets)
+        table = ops.embedding_bag_forward(np.ascontiguousarray(half.T), users, ones, offsets)
+        np.negative(table, out=table)
+        table[np.diag_indices(data.n_items)] += 1
+        return table
 
 
 class Repeats(_Decayed):
