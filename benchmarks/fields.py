@@ -114,9 +114,17 @@ def read() -> list[dict[str, Any]]:
 
 
 def fill(page: str, rows: list[dict[str, Any]]) -> str:
-    """The page with the table and the verdict of each data set, and the table of clicks, between their marks."""
-    texts = {row["data"]: f"{markdown(row['results'])}\n\n{row['verdict']}" for row in rows}
-    for name, text in {**texts, "mind-5k clicks": clicks()}.items():
+    """The page with the table, the verdict and the picture of each data set, and the table of clicks, between marks."""
+    known = {row["data"]: row for row in rows}
+    texts = {"mind-5k clicks": clicks()}
+    for field, sets in FIELDS.items():
+        for name in sets:
+            texts[name] = f"No run is recorded yet: `python benchmarks/fields.py {field}`."
+            if name in known:
+                picture = f"![NDCG@10 of each method on {name}, with intervals](images/fields-{name}.svg)"
+                table, verdict = markdown(known[name]["results"]), known[name]["verdict"]
+                texts[name] = f"{table}\n\n{verdict}\n\n{picture}"
+    for name, text in texts.items():
         before, after = f"<!-- {name} -->\n", "<!-- end -->"
         if before in page:
             head, _, rest = page.partition(before)
