@@ -139,6 +139,17 @@ def test_repeats_win_where_people_come_back_and_seen_items_count():
         regard.compare(split, models=["repeats"])
 
 
+def test_the_epoch_of_a_model_is_chosen_as_the_test_ranks():
+    rng = np.random.default_rng(0)
+    items = np.repeat(rng.integers(0, 20, (60, 1)), 6, axis=1)  # one and the same item again and again
+    split = leave_one_out(regard.Interactions(np.repeat(np.arange(60), 6), items.ravel()))
+    seen, unseen = (
+        regard.SelfAttentionRecommender(**TINY).fit(split.train, validation=split.validation, exclude_seen=exclude)
+        for exclude in (False, True)
+    )
+    assert seen.history_[-1]["metric"] > 0 == unseen.history_[-1]["metric"]
+
+
 @pytest.mark.parametrize(
     ("models", "message"), [(["ruels"], "got 'ruels'"), ([], "got none"), (["rules", "svd"], "got 'svd'")]
 )
