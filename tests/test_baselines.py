@@ -1,15 +1,26 @@
 """Baselines: their formulas on small data, their measured numbers on real data."""
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from regard import baselines
-from regard.baselines import EASE, ItemKNN, Popularity, SequentialRules, tune
+from regard.baselines import (
+    EASE,
+    ContentBased,
+    ItemKNN,
+    MatrixFactorization,
+    Popularity,
+    Repeats,
+    SequentialRules,
+    tables,
+    tune,
+)
 from regard.data import Interactions
+from regard.features import ItemFeatures
 from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.splits import leave_one_out
@@ -56,7 +67,7 @@ def test_popularity_is_the_number_of_events():
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("backward", [0.0, 0.3])
 def test_rules_are_a_decayed_sum_of_what_followed(small, monkeypatch, dense, backward):
-    monkeypatch.setattr(baselines, "is_dense", lambda n_items, n_filled: dense)
+    monkeypatch.setattr(tables, "is_dense", lambda n_items, n_filled: dense)
     model = SequentialRules(window=3, history=4, target_exponent=0.2, backward=backward).fit(small)
     table = np.zeros((small.n_items, small.n_items))
     events = small.popularity()
@@ -74,7 +85,7 @@ def test_rules_are_a_decayed_sum_of_what_followed(small, monkeypatch, dense, bac
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_item_knn_is_a_weighted_count_of_common_users(small, monkeypatch, dense):
-    monkeypatch.setattr(baselines, "is_dense", lambda n_items, n_filled: dense)
+    monkeypatch.setattr(tables, "is_dense", lambda n_items, n_filled: dense)
     model = ItemKNN(source_exponent=0.4, target_exponent=0.3, decay=0.8).fit(small)
     common = users_by_items(small).T @ users_by_items(small)
     users = np.diag(common).copy()
@@ -235,3 +246,136 @@ def test_tuning_chooses_the_rules_that_reach_the_measured_number():
     split = real("ml-100k")
     report = evaluate(tune(SequentialRules, split), split.test, k=10)
     assert (report["hr@10"], report["ndcg@10"]) == (pytest.approx(0.2195, abs=0.002), pytest.approx(0.1162, abs=0.0015))
+
+
+@pytest.mark.parametrize("n_users", [5, 60])
+def test_ease_is_the_same_by_users_and_by_items(n_users):
+    random = np.random.default_rng(2)
+    data = interactions([*(random.permutation(20)[:6] for _ in range(n_users)), np.arange(20)])
+    x = users_by_items(data)
+    inverse = np.linalg.inv(x.T @ x + 7 * np.eye(20))
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    model = EASE(regularization=7.0).fit(data)
+    assert model.table_.weights == pytest.approx(expected, abs=1e-6)
+
+
+# ---- repeats, content, matrix factorisation -------------------------------------------------------------------------
+
+
+def test_repeats_are_what_the_history_holds_by_number_and_age():
+    model = Repeats(decay=0.5).fit(interactions([[1, 2, 3]]))
+    assert model.scores([1, 2, 1]).tolist() == [[1.25, 0.5, 0]]
+    assert Repeats(decay=1.0).fit(interactions([[1, 2, 3]])).scores([1, 2, 1]).tolist() == [[2, 1, 0]]
+
+
+def with_features(data, **features):
+    return data.with_features(ItemFeatures(data.item_ids, **features))
+
+
+@pytest.fixture
+def described(small):
+    random = np.random.default_rng(1)
+    return with_features(
+        small,
+        categories={
+            "kind": [["a", "b", "all"], ["b", "all"], ["c", "all"], [], *[["a", "all"]] * 8],
+            "maker": list("xxyyzzxxyyzz"),
+        },
+        numbers={"price": [None, *range(11)], "year": random.normal(size=12)},
+        vectors={"text": random.normal(size=(12, 3))},
+    )
+
+
+def test_content_is_the_cosine_of_weighted_features(described):
+    features, n = described.features, described.n_items
+    columns = []
+    for lists in features.categories.values():
+        for value in sorted({value for row in lists for value in row}):
+            had = np.array([value in row for row in lists])
+            columns.append(had / np.sqrt(np.maximum([len(row) for row in lists], 1)) * np.log(n / had.sum()))
+    categories = np.array(columns).T
+    categories /= np.linalg.norm(categories, axis=1, keepdims=True)
+    numbers = np.array([(x - np.nanmean(x)) / np.nanstd(x) for x in features.numbers.values()]).T / np.sqrt(2)
+    vectors = features.vectors["text"] / np.sqrt(np.square(features.vectors["text"]).sum(axis=1).mean())
+    profiles = np.hstack([categories, np.nan_to_num(numbers), vectors])
+    profiles /= np.linalg.norm(profiles, axis=1, keepdims=True)
+
+    model = ContentBased(decay=0.7).fit(described)
+    wanted = 0.49 * profiles[4] + 0.7 * profiles[0] + profiles[7]
+    expected = profiles @ (wanted / np.linalg.norm(wanted))
+    assert model.scores(described.item_ids[[4, 0, 7]])[0] == pytest.approx(expected, abs=1e-5)
+    similar = model.similar_items(described.item_ids[0], k=11)
+    assert similar.scores[0] == pytest.approx(np.sort((profiles @ profiles[0])[1:])[::-1], abs=1e-5)
+
+
+def test_content_knows_items_that_nobody_had():
+    data = interactions([[1, 2, 3], [2, 1], [4, 5], [1, 2]])
+    data = with_features(data, categories={"kind": ["tea", "cup", "pot", "tea", "cup"]})
+    split = leave_one_out(data)  # item 3 is in the test only
+    model = ContentBased().fit(split.train)
+    assert model.recommend([1], k=1).items.tolist() == [[4]]
+    assert model.recommend([3], k=1).scores[0, 0] == 0  # nothing is like it
+
+
+def test_content_scores_do_not_depend_on_the_batch(described):
+    model = ContentBased().fit(described)
+    lists = described.item_ids[described.sequences.values]
+    batch = Ragged(lists, described.sequences.offsets)
+    together = model.scores(batch)
+    assert (together == np.vstack([model.scores(row) for row in batch])).all()
+
+
+def test_content_without_features_is_refused(small):
+    with pytest.raises(ValueError, match="needs item features"):
+        ContentBased().fit(small)
+
+
+def test_matrix_factorization_says_which_package_it_needs(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'regard\[compare\]'"):
+        MatrixFactorization().fit(small)
+
+
+class TestMatrixFactorization:
+    @pytest.fixture(autouse=True)
+    def _needs_implicit(self):
+        pytest.importorskip("implicit")
+
+    @pytest.fixture
+    def taste(self):
+        """Two kinds of people, each with a half of 20 items."""
+        random = np.random.default_rng(0)
+        return interactions([random.permutation(10)[:6] + 10 * (user % 2) for user in range(60)])
+
+    def test_new_users_are_folded_in_from_their_history(self, taste):
+        model = MatrixFactorization(factors=2).fit(taste)
+        assert (model.recommend([1, 2, 3], k=5).items < 10).all()
+        assert (model.recommend([11, 12, 13], k=5).items >= 10).all()
+
+    def test_a_user_is_the_least_squares_answer_for_the_history(self, taste):
+        model = MatrixFactorization(factors=4, alpha=3.0, regularization=0.2).fit(taste)
+        items = model.item_vectors_.astype(np.float64)
+        confidence = np.ones(20)
+        confidence[[5, 7]] = 3 * 2, 3  # item 5 twice; implicit takes alpha * count in place of 1
+        wanted = np.zeros(20)
+        wanted[[5, 7]] = 1
+        gram = items.T @ (confidence[:, None] * items) + 0.2 * np.eye(4)
+        user = np.linalg.solve(gram, items.T @ (confidence * wanted))
+        assert model.scores([5, 7, 5])[0] == pytest.approx(items @ user, abs=1e-4)
+
+    def test_the_data_stay_as_they_are(self, taste):
+        before = taste.sequences.values.copy()
+        model = MatrixFactorization(factors=4).fit(taste)
+        model.scores(Ragged(taste.item_ids[before], taste.sequences.offsets))
+        assert (taste.sequences.values == before).all()
+
+    def test_the_same_seed_gives_the_same_bits(self, taste):
+        first, again, other = (MatrixFactorization(factors=4, random_state=seed).fit(taste) for seed in (0, 0, 1))
+        assert (first.scores([3, 4]) == again.scores([3, 4])).all()
+        assert (first.scores([3, 4]) != other.scores([3, 4])).any()
+
+    def test_similar_items_are_those_of_the_same_people(self, taste):
+        model = MatrixFactorization(factors=4).fit(taste)
+        assert (model.similar_items(3, k=5).items < 10).all()
+        assert model.similar_items(3, k=3).scores[0, 0] <= 1 + 1e-6

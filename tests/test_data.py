@@ -314,3 +314,13 @@ def test_from_sequences_keeps_the_catalogue_and_checks_its_arguments() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Interactions.from_sequences(**{"user_ids": users, "item_ids": items, "sequences": sequences, **wrong})
+
+
+def test_a_sample_of_users_keeps_what_they_had_and_no_other_item() -> None:
+    data = Interactions(["a", "b", "b", "c"], [7, 9, 8, 7], datetime=[1, 3, 2, 4], weight=[1, 2, 3, 4], titles={8: "x"})
+    sample = data.take([2, 1, 1])
+    assert sample.user_ids.tolist() == ["b", "c"] and sample.item_ids.tolist() == [7, 8, 9]
+    assert sample.sequences.tolist() == [[1, 2], [0]] and data.take(range(1, 2)).item_ids.tolist() == [8, 9]
+    assert sample.times is not None and sample.times.tolist() == [[2, 3], [4]]
+    assert sample.weights is not None and sample.weights.tolist() == [[3, 2], [4]]
+    assert sample.titles is not None and sample.titles.tolist() == ["7", "x", "9"]

@@ -8,7 +8,7 @@ import pytest
 from small_models import chains, small
 
 import regard
-from regard.baselines import EASE, ItemKNN, Popularity, SequentialRules
+from regard.baselines import EASE, ContentBased, ItemKNN, MatrixFactorization, Popularity, Repeats, SequentialRules
 
 MODELS = [
     regard.SelfAttentionRecommender(dim=32, dropout=0.25, max_norm=None, loss="gbce", logq_correction=False),
@@ -18,6 +18,9 @@ MODELS = [
     SequentialRules(decay=0.7),
     EASE(regularization=10.0),
     ItemKNN(),
+    Repeats(),
+    ContentBased(decay=0.5),
+    MatrixFactorization(factors=8),
 ]
 
 

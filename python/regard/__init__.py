@@ -10,6 +10,7 @@ from regard._core import version as _version
 
 if TYPE_CHECKING:
     from regard import baselines, click_metrics, datasets, nn, ops, plots, splits
+    from regard.comparison import compare
     from regard.data import Interactions
     from regard.features import ItemFeatures
     from regard.impressions import Impressions
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "baselines",
     "click_metrics",
+    "compare",
     "datasets",
     "evaluate",
     "isa",
@@ -59,6 +61,7 @@ _HOME = {
     "SelfAttentionRecommender": "regard.models.self_attention",
     "TimedHistories": "regard.timed",
     "TargetAttentionRecommender": "regard.models.target_attention",
+    "compare": "regard.comparison",
     "evaluate": "regard.metrics",
     "load": "regard.recommender",
 }

@@ -290,6 +290,29 @@ class Interactions:
         other.features = features
         return other
 
+    def take(self, users: ArrayLike) -> Self:
+        """Some of the users and the items that they have: a sample to try things on.
+
+        Parameters
+        ----------
+        users : (n,) integers
+            Places in `user_ids`; a range will do.
+        """
+        rows = np.unique(np.asarray(users, np.int64))
+        sequences = self.sequences.take(rows)
+        had, places = np.unique(sequences.values, return_inverse=True)
+        sample = type(self).from_sequences(
+            self.user_ids[rows],
+            self.item_ids[had],
+            sequences.with_values(places),
+            times=None if self.times is None else self.times.take(rows),
+            weights=None if self.weights is None else self.weights.take(rows),
+            titles=None if self.titles is None else self.titles[had],
+            features=self.features,
+        )
+        sample.library = self.library
+        return sample
+
     @property
     def timed_sequences(self) -> Ragged:
         """The sequences with their times, where every time is known; else as they are."""

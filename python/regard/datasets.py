@@ -209,6 +209,11 @@ def load(name: str, *, folder: str | Path | None = None) -> Interactions:
     return data
 
 
+def has_given_split(name: str) -> bool:
+    """Whether a set comes with a test, see `given_split`."""
+    return card(name).protocol is SESSIONS
+
+
 def given_split(name: str, *, folder: str | Path | None = None) -> Split:
     """The split that a set of sessions comes with: the test is prefixes of later sessions and the click after each.
 
@@ -231,8 +236,8 @@ def given_split(name: str, *, folder: str | Path | None = None) -> Split:
     """
     data = load(name, folder=folder)
     about = card(name)
-    if about.protocol is not SESSIONS:
-        given = ", ".join(other.name for other in _CARDS.values() if other.protocol is SESSIONS)
+    if not has_given_split(name):
+        given = ", ".join(filter(has_given_split, _CARDS))
         raise ValueError(f"name: {name} comes without a test; {given} have one")
     path = _find(about, folder)[1]
     lines = [line.split("\t") for line in _lines(path)]

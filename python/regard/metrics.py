@@ -88,13 +88,33 @@ class Report(Mapping[str, float]):
 
         It tells how far the number would move with other users, not with another seed of the training.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level: expected a number between 0 and 1, got {level}")
-        values, random = self.per_user(name), np.random.default_rng(seed)
-        n = len(values)
-        means = [_mean(values[random.integers(n, size=n)]) for _ in range(n_resamples)]
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return _bootstrap(self.per_user(name), level, seed, n_resamples)
+
+    def difference(
+        self,
+        other: Report,
+        name: str,
+        level: float = 0.95,
+        seed: int | np.random.Generator = 0,
+        n_resamples: int = 1000,
+    ) -> tuple[float, float, float]:
+        """How much higher a metric is than in another report, and the paired bootstrap interval of that.
+
+        Both models are judged by the same resampled users, so that what makes a user easy or hard for both cancels.
+
+        Returns
+        -------
+        difference, low, high : float
+
+        Raises
+        ------
+        ValueError
+            A report on another holdout, or one that treats seen items otherwise.
+        """
+        if self.fingerprint != other.fingerprint or self.exclude_seen != other.exclude_seen:
+            raise ValueError("other: expected a report on the same holdout with the same exclude_seen")
+        pairs = self.per_user(name) - other.per_user(name)
+        return (_mean(pairs), *_bootstrap(pairs, level, seed, n_resamples))
 
     def to_dict(self) -> dict[str, Any]:
         """Metrics and counts in one flat dictionary of plain Python values, ready for JSON."""
@@ -361,6 +381,18 @@ def _percentiles(counts: np.ndarray) -> np.ndarray:
     ordered = np.sort(counts)
     place = (np.searchsorted(ordered, counts, "left") + np.searchsorted(ordered, counts, "right") - 1) / 2
     return place / max(len(counts) - 1, 1)
+
+
+def _bootstrap(
+    values: np.ndarray, level: float, seed: int | np.random.Generator, n_resamples: int
+) -> tuple[float, float]:
+    """Percentiles of the mean of values that are drawn with replacement."""
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
+    random, n = np.random.default_rng(seed), len(values)
+    means = [_mean(values[random.integers(n, size=n)]) for _ in range(n_resamples)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _mean(values: np.ndarray) -> float:

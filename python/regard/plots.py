@@ -6,7 +6,7 @@ with ``ax.figure.savefig("x.png")``; notebooks show ``ax.figure``. `explanation`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +160,33 @@ def _by(reports: Any, holdout: Holdout, values: NDArray[Any], metric: str, label
     ax.grid(axis="y", alpha=0.3)
     if len(shown) > 1:
         _legend(ax.figure, *ax.get_legend_handles_labels())
+    return ax
+
+
+def comparison(rows: Iterable[Mapping[str, Any]], *, metric: str = "ndcg@10", ax: Any = None) -> Any:
+    """Models side by side: a bar for each, the best on top, with its interval.
+
+    Parameters
+    ----------
+    rows : as of `regard.compare`, ``compare(...).rows``
+        Mappings with ``model``, the metric and ``low`` and ``high``, the interval; those without the metric are left
+        out.
+    metric : str, default "ndcg@10"
+    ax : matplotlib axes, optional
+    """
+    shown = sorted((row for row in rows if metric in row), key=lambda row: row[metric])
+    ax = _axes(ax, height=1.0 + 0.32 * len(shown))
+    values = np.array([row[metric] for row in shown])
+    ends = np.abs(np.array([[row["low"], row["high"]] for row in shown]).reshape(-1, 2).T - values)
+    names = [str(row["model"]) for row in shown]
+    colours = [COLOURS[0] if name.startswith("regard") else "#999999" for name in names]
+    ax.barh(range(len(shown)), values, xerr=ends, color=colours, error_kw={"capsize": 2, "linewidth": 1})
+    ax.set_yticks(range(len(shown)), names)
+    for text in ax.get_yticklabels():
+        text.set_parse_math(False)
+    ax.set_xlabel(f"{metric.upper()}, 95 % interval over users")
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_axisbelow(True)
     return ax
 
 

@@ -100,6 +100,7 @@ class SequenceModel(GrowingModel):
         data: Interactions,
         *,
         validation: Holdout | str | None = "last",
+        exclude_seen: bool = True,
         callbacks: Iterable[Callback] = (),
         progress: bool | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -113,6 +114,9 @@ class SequenceModel(GrowingModel):
         validation : Holdout, "last" or None
             Where NDCG@10 decides when to stop and which epoch is kept. "last": each user's last event is held out of
             ``data`` for it. None: all epochs on all of ``data``.
+        exclude_seen : bool, default True
+            Whether the validation ranks only items that the history lacks, as `regard.evaluate`; False where people
+            come back to the same items.
         callbacks : functions of the epoch's history entry; a true result stops the training
         progress : bool, default None
             The progress line; None shows it when standard error is a terminal.
@@ -148,6 +152,7 @@ class SequenceModel(GrowingModel):
             callbacks,
             progress,
             None if checkpoint is None else (checkpoint, checkpoint_seconds),
+            exclude_seen,
         )
         return self
 
@@ -163,12 +168,13 @@ class SequenceModel(GrowingModel):
         callbacks: Iterable[Callback],
         progress: bool | None,
         checkpoint: tuple[str | os.PathLike[str], float] | None = None,
+        exclude_seen: bool = True,
     ) -> None:
         def ndcg(params: Parameters) -> float:
             assert holdout is not None
             self.params_ = self._folded(params)
             self._quantized = self._serving = None  # trained in place: the same arrays, other vectors
-            return evaluate(self, holdout, k=10, coverage=False)["ndcg@10"]
+            return evaluate(self, holdout, k=10, exclude_seen=exclude_seen, coverage=False)["ndcg@10"]
 
         sequences = data.timed_sequences if self.time_bias else data.sequences
         if self.time_bias and not isinstance(sequences, TimedHistories):

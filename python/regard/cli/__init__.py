@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": ("demo", "train on embedded data, compare with baselines and the best possible, recommend"),
     "train": ("training", "train an attention recommender and save it"),
     "evaluate": ("training", "rank held-out items with a saved model and with baselines"),
+    "compare": ("compare", "simple methods and attention on one test: a table, and whether attention is worth it"),
     "recommend": ("answers", "recommend items for histories"),
     "similar": ("answers", "items that go with an item"),
     "explain": ("answers", "what in a history an item's score comes from"),

@@ -1,24 +1,82 @@
-"""Models side by side on one test."""
+"""``regard compare``, and what other commands share with it."""
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from regard.baselines import EASE, ItemKNN, Popularity, SequentialRules, tune
-from regard.cli.text import print_table
+from regard import whole_file
+from regard.cli.inputs import add_data, check_out, load_data, split_data
+from regard.cli.text import print_json, print_table
+from regard.comparison import MODELS, fit_simple
+from regard.comparison import compare as compared
 from regard.metrics import Report
+from regard.recipes import PRESETS
 from regard.recommender import Recommender
 from regard.splits import Split
 
 
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Data, models, where the table goes."""
+    add_data(parser, split=None)
+    parser.add_argument("--models", metavar="LIST", help=f"some of {','.join(MODELS)} (default: all that apply)")
+    parser.add_argument("--preset", choices=PRESETS, default="fast", help="settings of regard (default: fast)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of regard, at most (default: that of the preset)")
+    parser.add_argument("--random-state", type=int, default=0, metavar="N", help="of regard (default: 0)")
+    parser.add_argument("--include-seen", action="store_true", help="also rank what the history holds")
+    parser.add_argument("--out", metavar="FILE.md", help="also write the table as Markdown")
+    parser.add_argument("--plot", metavar="FILE.png", help="also draw the models as bars with their intervals")
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Simple methods and attention on one split, in one table, with a verdict."""
+    for flag, path in (("--out", arguments.out), ("--plot", arguments.plot)):
+        if path is not None:
+            check_out(flag, path)
+    if arguments.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("--plot needs matplotlib: pip install 'regard[plots]'")
+    settings = {} if arguments.epochs is None else {"epochs": arguments.epochs}
+    models = None if arguments.models is None else [name.strip() for name in arguments.models.split(",")]
+    if models is not None and (unknown := [name for name in models if name not in MODELS]):
+        raise ValueError(f"--models: expected some of {', '.join(MODELS)}, got {unknown[0]!r}")  # before data are read
+    split = split_data(arguments, load_data(arguments))
+    if split is None:
+        raise ValueError("--split none leaves nothing to compare on")
+    result = compared(
+        split,
+        models=models,
+        exclude_seen=not arguments.include_seen,
+        preset=arguments.preset,
+        progress=_tell,
+        random_state=arguments.random_state,
+        **settings,
+    )
+    if arguments.out is not None:
+        whole_file.write(arguments.out, [result.to_markdown().encode()])
+    if arguments.plot is not None:
+        from regard import plots  # noqa: PLC0415
+
+        plots.comparison(result.rows).figure.savefig(arguments.plot, dpi=120, format=Path(arguments.plot).suffix[1:])
+    if arguments.json:
+        print_json({"data": arguments.data, **result.to_dict()})
+    else:
+        print(result)
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(f"regard: {line}", file=sys.stderr)
+
+
 def baselines(split: Split, *, tuned: bool) -> Iterator[tuple[str, Recommender]]:
-    """Baselines, fitted on the training part; ``tuned``: rules chosen on the validation part."""
-    yield "rules", tune(SequentialRules, split) if tuned else SequentialRules().fit(split.train)
-    for name, model in (("ease", EASE()), ("item-knn", ItemKNN()), ("popularity", Popularity())):
+    """Those that need nothing else, fitted on the training part; ``tuned``: rules chosen on the validation part."""
+    for name in ("rules", "ease", "item-knn", "popularity"):
         try:
-            yield name, model.fit(split.train)
+            yield name, fit_simple(name, split, tuned=tuned and name == "rules")
         except ValueError as error:  # a catalogue too large for a dense table
             print(f"regard: note: {name} is left out: {error}", file=sys.stderr)
 

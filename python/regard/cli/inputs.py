@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from regard import datasets
@@ -11,8 +12,8 @@ from regard.features import ItemFeatures
 from regard.splits import Split, by_time, leave_one_out
 
 
-def add_data(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
-    """DATA and how to read and split it."""
+def add_data(parser: argparse.ArgumentParser, *, needed: bool = True, split: str | None = "leave-one-out") -> None:
+    """DATA and how to read and split it; ``split`` None: given where the set has one, else leave-one-out."""
     parser.add_argument(
         "data",
         metavar="DATA",
@@ -35,10 +36,10 @@ def add_data(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
     parser.add_argument(
         "--split",
         choices=("leave-one-out", "time", "given", "none"),
-        default="leave-one-out",
+        default=split,
         help="leave-one-out: each user's last event is the test, the one before it the validation; time: what happened "
         "from --at on; given: the test that a set of sessions comes with; none: train on everything, test nothing "
-        "(default: leave-one-out)",
+        f"(default: {split or 'given where the set has one, else leave-one-out'})",
     )
     parser.add_argument("--at", metavar="TIME", help="with --split time: ISO 8601 or Unix seconds")
     parser.add_argument("--validation-at", metavar="TIME", help="with --split time: where the validation begins")
@@ -61,6 +62,9 @@ def load_data(arguments: argparse.Namespace) -> Interactions:
 
 def split_data(arguments: argparse.Namespace, data: Interactions) -> Split | None:
     """The split that is asked for; None for none."""
+    if arguments.split is None:
+        given = arguments.data in datasets.names() and datasets.has_given_split(arguments.data)
+        arguments.split = "given" if given else "leave-one-out"
     if arguments.split == "time":
         if arguments.at is None:
             raise ValueError("--split time needs --at")
@@ -73,6 +77,16 @@ def split_data(arguments: argparse.Namespace, data: Interactions) -> Split | Non
             raise ValueError(f"--split given: expected the name of a data set, got {arguments.data}")
         return datasets.given_split(arguments.data)
     return leave_one_out(data) if arguments.split == "leave-one-out" else None
+
+
+def check_out(flag: str, path: str | None) -> None:
+    """Say before the work, not after it, that a file cannot be written."""
+    if path is None:
+        raise ValueError(f"{flag}: expected a file to write to")
+    folder = Path(path).absolute().parent
+    if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        reason = "it is a folder" if Path(path).is_dir() else f"cannot write in the folder {folder}"
+        raise ValueError(f"{flag}: cannot save as {path}: {reason}")
 
 
 def _time(text: str) -> float | str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from regard import report
 from regard.cli import compare, settings
-from regard.cli.inputs import add_data, load_data, split_data
+from regard.cli.inputs import add_data, check_out, load_data, split_data
 from regard.cli.text import print_json
 from regard.data import Interactions
 from regard.metrics import Report
@@ -99,16 +98,6 @@ def train(arguments: argparse.Namespace) -> int:
         print(f"metric   validation NDCG@10 {best:.4f}")
     print(f"saved    {arguments.out} ({Path(arguments.out).stat().st_size / 2**20:.1f} MiB)")
     return 0
-
-
-def check_out(flag: str, path: str | None) -> None:
-    """Say before the work, not after it, that a file cannot be written."""
-    if path is None:
-        raise ValueError(f"{flag}: expected a file to write to")
-    folder = Path(path).absolute().parent
-    if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        reason = "it is a folder" if Path(path).is_dir() else f"cannot write in the folder {folder}"
-        raise ValueError(f"{flag}: cannot save as {path}: {reason}")
 
 
 def check_report(path: str | None) -> None:

@@ -1,29 +1,32 @@
-"""Recommenders without learning by gradient: what an attention model has to beat.
+"""What goes with what is counted: scores are a weighted sum over the events of a history.
 
-All are deterministic, fit in seconds and use NumPy only. A model's scores are a weighted sum over the events of a
-history, ``scores[t] = sum_i decay**age_i * table[item_i, t]``, and they differ in the table alone; an event's age is
-0 for the last one, 1 for the one before. A score of 0 says that nothing is known.
+``scores[t] = sum_i decay**age_i * table[item_i, t]``; the models differ in the table alone. An event's age is 0 for the
+last one, 1 for the one before.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from .metrics import evaluate
-from .ragged import Ragged
-from .ranking import union
-from .recommender import Recommender
+from regard import ops
+from regard.baselines.tables import (
+    DenseTable,
+    SparseTable,
+    Table,
+    common_users,
+    n_users_of_items,
+    table_from_pairs,
+    table_from_rows,
+)
+from regard.ragged import Ragged
+from regard.ranking import union
+from regard.recommender import Recommender
 
 if TYPE_CHECKING:
-    from .data import Interactions
-    from .splits import Split
-
-__all__ = ["EASE", "ItemKNN", "Popularity", "SequentialRules", "tune"]
+    from regard.data import Interactions
 
 
 class Popularity(Recommender):
@@ -191,7 +194,8 @@ class EASE(_Decayed):
     decay : float, default 1.0
         Weight of an event per step back in the history; 1 is the published model, lower values are often better.
     max_items : int, default 20_000
-        The largest catalogue to accept: time grows with its cube, memory with its square.
+        The largest catalogue to accept: memory grows with its square, time with the cube of the number of items or
+        users, whichever is less.
 
     Raises
     ------
@@ -215,7 +219,7 @@ class EASE(_Decayed):
         self.max_items = max_items
 
     def fit(self, data: Interactions) -> Self:
-        """Count common users and invert."""
+        """Count common users, or where users are fewer than items common items, and invert."""
         n = data.n_items
         if n > self.max_items:
             raise ValueError(
@@ -223,146 +227,57 @@ class EASE(_Decayed):
                 f"the limit is max_items={self.max_items:,}"
             )
         self._set_catalogue(data)
-        gram = np.empty((n, n), np.float32)
-        for item, together in enumerate(common_users(data)):
-            gram[item] = together
-        gram[np.diag_indices(n)] += self.regularization
-        table = np.linalg.inv(gram)
+        table = self._inverse_by_users(data) if data.n_users < n else self._inverse(data)
         table /= -table.diagonal()
         table[np.diag_indices(n)] = 0
         self.table_ = DenseTable(table)
         return self
 
+    def _inverse(self, data: Interactions) -> np.ndarray:
+        gram = np.empty((data.n_items, data.n_items), np.float32)
+        for item, together in enumerate(common_users(data)):
+            gram[item] = together
+        gram[np.diag_indices(data.n_items)] += self.regularization
+        return np.linalg.inv(gram)
 
-def tune(
-    candidates: type[Recommender] | Iterable[Recommender], split: Split, *, metric: str = "ndcg@10"
-) -> Recommender:
-    """Fit each candidate on the training part and return the best on the validation part, fitted.
+    def _inverse_by_users(self, data: Interactions) -> np.ndarray:
+        """The same, times the regularization (which cancels): ``I - X.T @ inv(X @ X.T + regularization * I) @ X``."""
+        items = union(data.n_items, data.sequences)
+        users = items.row_of[np.argsort(items.values, kind="stable")].astype(np.int32)  # by item
+        offsets = np.append(0, np.cumsum(np.bincount(items.values, minlength=data.n_items)))
+        users_of = Ragged(users, offsets)
+        gram = np.empty((data.n_users, data.n_users), np.float32)
+        for user, row in enumerate(items):
+            gram[user] = np.bincount(users_of.take(row).values, minlength=data.n_users)
+        gram[np.diag_indices(data.n_users)] += self.regularization
+        ones = np.ones(len(users), np.float32)
+        half = ops.embedding_bag_forward(np.linalg.inv(gram), users, ones, offsets)
+        table = ops.embedding_bag_forward(np.ascontiguousarray(half.T), users, ones, offsets)
+        np.negative(table, out=table)
+        table[np.diag_indices(data.n_items)] += 1
+        return table
 
-    The test part is not looked at. Of equal candidates the first wins.
+
+class Repeats(_Decayed):
+    """What the history holds: often and lately had items first, everything else alike.
+
+    Where people come back to the same items this is the method to beat; it is of use only where ``exclude_seen`` is
+    False.
 
     Parameters
     ----------
-    candidates : a class of this module, for its own ``grid``; or models, not fitted
-        Candidates that differ only in what they do with a history (``decay``, ``history``) share one fit.
-    split : Split
-    metric : str, default "ndcg@10"
-
-    Examples
-    --------
-    >>> model = tune(SequentialRules, split)  # doctest: +SKIP
-    >>> model = tune([EASE(decay=decay) for decay in (1.0, 0.9, 0.8)], split)  # doctest: +SKIP
-    """
-    if split.validation is None:
-        raise ValueError("split: expected one with a validation part to choose by")
-    if isinstance(candidates, type):
-        grid = getattr(candidates, "grid", {})
-        candidates = [candidates(**dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
-    cutoff = int(metric.partition("@")[2] or 10)
-    winner, highest = None, -np.inf
-    fitted: dict[tuple[object, ...], Recommender] = {}
-    for candidate in candidates:
-        params = candidate.get_params()
-        query = getattr(candidate, "query_params", ())
-        key = (type(candidate), *((name, value) for name, value in params.items() if name not in query))
-        if key not in fitted:
-            fitted = {key: candidate.fit(split.train)}  # one at a time: tables are large
-        model = copy.copy(fitted[key]).set_params(**params)
-        value = evaluate(model, split.validation, k=cutoff, coverage=False)[metric]
-        if winner is None or value > highest:
-            winner, highest = model, value
-    if winner is None:
-        raise ValueError("candidates: expected at least one model")
-    return winner
-
-
-# ---- counting -----------------------------------------------------------------------------------------------------
-
-
-def n_users_of_items(data: Interactions) -> np.ndarray:
-    """(n_items,) int64: users with at least one event of the item."""
-    return np.bincount(union(data.n_items, data.sequences).values, minlength=data.n_items)
-
-
-def common_users(data: Interactions) -> Iterator[np.ndarray]:
-    """For each item in turn, (n_items,) int64: users who had both it and the other item; its own users at itself.
-
-    One row at a time: the whole matrix is the caller's choice. Counts are integers and so exact.
-    """
-    items_of_user = union(data.n_items, data.sequences)
-    users = items_of_user.row_of[np.argsort(items_of_user.values, kind="stable")]  # by item
-    ends = np.cumsum(np.bincount(items_of_user.values, minlength=data.n_items))
-    for start, end in zip(np.append(0, ends[:-1]), ends, strict=True):
-        yield np.bincount(items_of_user.take(users[start:end]).values, minlength=data.n_items)
-
-
-class Table(Protocol):
-    """Weights between items, (n_items, n_items), and the sums that models take of its rows.
-
-    Sums are added in the order of the events, without BLAS, so they do not depend on the number of threads.
+    decay : float, default 0.9
+        Weight of an event per step back in the history; 1 counts, 0.5 and less is the order of the last occurrence.
     """
 
-    def weighted_sums(self, rows: Ragged, weights: np.ndarray) -> np.ndarray:
-        """Sum of the weighted table rows for each list of rows: (n, n_items) float32."""
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"decay": (0.9, 1.0, 0.95, 0.8, 0.5)}
 
+    def __init__(self, *, decay: float = 0.9) -> None:
+        self.decay = decay
 
-class DenseTable:
-    """All weights; for small or well filled tables, where adding whole rows is faster than following indices."""
-
-    def __init__(self, weights: np.ndarray) -> None:
-        self.weights = weights
-
-    def weighted_sums(self, rows: Ragged, weights: np.ndarray) -> np.ndarray:
-        """As `Table.weighted_sums`, in float32."""
-        sums = np.empty((len(rows), len(self.weights)), np.float32)
-        weights = weights.astype(np.float32)
-        for row, out in enumerate(sums):
-            events = slice(rows.offsets[row], rows.offsets[row + 1])
-            np.einsum("i,ij->j", weights[events], self.weights[rows.values[events]], out=out)
-        return sums
-
-
-class SparseTable:
-    """The filled places of each row and their weights."""
-
-    def __init__(self, columns: Ragged, weights: np.ndarray) -> None:
-        self.columns, self.weights = columns, Ragged(weights, columns.offsets)
-
-    def weighted_sums(self, rows: Ragged, weights: np.ndarray) -> np.ndarray:
-        """As `Table.weighted_sums`, added in float64."""
-        n_items = len(self.columns)
-        columns = self.columns.take(rows.values)
-        cells = np.repeat(rows.row_of * n_items, columns.lengths) + columns.values
-        parts = np.repeat(weights, columns.lengths) * self.weights.take(rows.values).values
-        return np.bincount(cells, parts, len(rows) * n_items).reshape(len(rows), n_items).astype(np.float32)
-
-
-def is_dense(n_items: int, n_filled: int) -> bool:
-    """Whether a table is small (at most 256 MiB in full) and filled to a twentieth or more."""
-    return n_items**2 <= min(2**26, 20 * n_filled)
-
-
-def table_from_rows(columns: list[np.ndarray], weights: list[np.ndarray]) -> Table:
-    """From the filled columns of each row and their weights."""
-    filled = Ragged.from_lengths(np.concatenate(columns), [len(row) for row in columns])
-    n_items = len(filled)
-    if not is_dense(n_items, len(filled.values)):
-        return SparseTable(filled, np.concatenate(weights))
-    dense = np.zeros((n_items, n_items), np.float32)
-    dense[filled.row_of, filled.values] = np.concatenate(weights)
-    return DenseTable(dense)
-
-
-def table_from_pairs(pairs: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], n_items: int, n_pairs: int) -> Table:
-    """From chunks of sources, targets and weights, at most ``n_pairs`` in all: the sum of the weights of each pair."""
-    cells = ((source * np.int64(n_items) + target, weight) for source, target, weight in pairs)
-    if is_dense(n_items, n_pairs):
-        sums = np.zeros(n_items**2)
-        for cell, weight in cells:
-            np.add.at(sums, cell, weight)
-        return DenseTable(sums.reshape(n_items, n_items).astype(np.float32))
-    chunks = [(np.empty(0, np.int64), np.empty(0)), *cells]
-    filled, place = np.unique(np.concatenate([cell for cell, _ in chunks]), return_inverse=True)
-    weights = np.bincount(place, np.concatenate([weight for _, weight in chunks]), len(filled))
-    columns = Ragged((filled % n_items).astype(np.int32), np.searchsorted(filled, np.arange(n_items + 1) * n_items))
-    return SparseTable(columns, weights.astype(np.float32))
+    def fit(self, data: Interactions) -> Self:
+        """Take the catalogue; there is nothing to learn."""
+        self._set_catalogue(data)
+        each = np.arange(data.n_items + 1)
+        self.table_ = SparseTable(Ragged(each[:-1].astype(np.int32), each), np.ones(data.n_items, np.float32))
+        return self
