@@ -30,7 +30,8 @@ const Tensor& Tensors::get(const std::string& name, Type type, std::initializer_
 namespace {
 
 constexpr int64_t kMostSaved = 16;     // of saves that are open
-constexpr int64_t kAtWork = 6;         // buffers that a step has in use beside what is saved
+constexpr int64_t kWidestHead = 256;   // of the attention kernel
+constexpr int64_t kAtWork = 8;         // buffers that a step has in use beside what is saved
 constexpr int64_t kLargest = 1 << 20;  // of a width
 constexpr int64_t kHistories = 16;     // in a task
 constexpr int64_t kFloats = 1 << 15;   // of a buffer, where histories are short: what stays in the caches
@@ -70,6 +71,31 @@ Encoder::Encoder(const std::vector<Json>& steps, int64_t max_len, const Tensors&
   }
 }
 
+const float* Encoder::pack(const float* rows, int64_t n_out, int64_t n_in) {
+  const int64_t floats = (n_out + kPanel - 1) / kPanel * kPanel * n_in;
+  auto* panels = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(floats) * sizeof(float)));
+  if (panels == nullptr) throw std::bad_alloc();
+  packed_.emplace_back(panels);
+  kernels().pack_panels(rows, n_in, n_out, n_in, panels);
+  return panels;
+}
+
+// Where one query is asked for a history, keys and values of its other events are not needed: with k = K x + b and
+// v = V x + c, q·k = (K' q)·x + q·b, whose last term no softmax sees, and sum p v = V (sum p x) + c.
+void Encoder::add_short_way(Step& step) {
+  const int64_t d = step.n_out / step.heads, width = step.n_in;
+  if (width > kWidestHead) return;
+  std::vector<float> turned(static_cast<size_t>(width * d));
+  for (int64_t head = 0; head < step.heads; ++head) {
+    const float *key = step.maps[1].weight + head * d * width, *value = step.maps[2].weight + head * d * width;
+    for (int64_t r = 0; r < d; ++r)
+      for (int64_t c = 0; c < width; ++c) turned[static_cast<size_t>(c * d + r)] = key[r * width + c];
+    step.asks.push_back({nullptr, nullptr, pack(turned.data(), width, d), nullptr, nullptr, nullptr});
+    step.tells.push_back({value, step.maps[2].bias + head * d, pack(value, d, width), nullptr, nullptr, nullptr});
+  }
+  head_dim_ = std::max(head_dim_, width);
+}
+
 void Encoder::add_map(Step& step, const std::string& weight, const std::string& bias, const Tensors& tensors) {
   const float* rows = tensors.floats(weight, {Tensors::kAny, width_});
   const int64_t n_out = tensors.get(weight, Type::f32, {Tensors::kAny, width_}).shape[0];
@@ -77,13 +103,9 @@ void Encoder::add_map(Step& step, const std::string& weight, const std::string& 
   if (step.n_maps > 0 && n_out != step.n_out)
     throw std::invalid_argument("tensor '" + weight + "': expected " + std::to_string(step.n_out) + " rows, got " +
                                 std::to_string(n_out));
-  const int64_t floats = (n_out + kPanel - 1) / kPanel * kPanel * width_;
-  auto* panels = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(floats) * sizeof(float)));
-  if (panels == nullptr) throw std::bad_alloc();
-  packed_.emplace_back(panels);
-  kernels().pack_panels(rows, width_, n_out, width_, panels);
   step.n_in = width_, step.n_out = n_out;
-  step.maps[step.n_maps++] = {rows, tensors.floats(bias, {n_out}), panels, nullptr, nullptr, nullptr};
+  step.maps[step.n_maps++] = {rows,   tensors.floats(bias, {n_out}), pack(rows, n_out, width_), nullptr, nullptr,
+                              nullptr};
 }
 
 void Encoder::add_step(const Json& json, const Tensors& tensors) {
@@ -132,7 +154,7 @@ void Encoder::add_step(const Json& json, const Tensors& tensors) {
     if (narrowed_) throw std::invalid_argument("expected newest in the last attention alone");
     map("query"), map("key"), map("value");
     step.heads = json.whole("heads"), step.newest = narrowed_ = json.flag("newest");
-    if (step.heads < 1 || step.n_out % step.heads != 0 || step.n_out / step.heads > 256)
+    if (step.heads < 1 || step.n_out % step.heads != 0 || step.n_out / step.heads > kWidestHead)
       throw std::invalid_argument("heads: expected a divisor of the width, heads at most 256 wide");
     if (json.find("distance_bias") != nullptr) {
       const Tensor& table = tensors.get(json.text("distance_bias"), Type::f32, {step.heads, Tensors::kAny});
@@ -145,7 +167,7 @@ void Encoder::add_step(const Json& json, const Tensors& tensors) {
       timed_ = true;
     }
     head_dim_ = std::max(head_dim_, step.n_out / step.heads), most_heads_ = std::max(most_heads_, step.heads);
-    if (step.newest) at_newest_ = saved_;
+    if (step.newest) at_newest_ = saved_, add_short_way(step);
   } else if (kind == "save") {
     step.kind = Step::Kind::save;
     saved_.push_back(width_);
@@ -209,6 +231,9 @@ struct Encoder::Block {
       for (int64_t c = 0; c < width; ++c) panel[c * kPanel] = keys[i * width + c];
     }
     std::copy_n(values, cu[1] * width, kept->values.data() + first * width);
+  }
+  void newest(const float* from, int64_t width, float* to) const {  // to: may be from
+    for (int64_t s = 0; s < n; ++s) std::copy_n(from + (cu[s + 1] - 1) * width, width, to + s * width);
   }
   void replace(float* y) {  // x by y
     give(x);
@@ -361,22 +386,55 @@ void Encoder::run(Block& block) const {
   }
 }
 
+// Only the newest events of what was saved are needed from now on.
+void Encoder::narrow(Block& block) const {
+  for (int64_t i = 0; i < block.n_saved; ++i)
+    block.newest(block.saved[i], at_newest_[static_cast<size_t>(i)], block.saved[i]);
+  for (int64_t s = 0; s < block.n && timed_; ++s) block.next_times[s] = block.next_times[block.cu[s + 1] - 1];
+  block.rows = block.n;
+}
+
+void Encoder::attend_newest(const Step& step, Block& block) const {
+  const int64_t n = block.n, d = step.n_out / step.heads, width = step.n_in;
+  float *newest = block.take(), *q = block.take(), *part = block.take(), *asked = block.take(), *told = block.take();
+  float* out = block.take();
+  block.newest(block.x, width, newest);
+  narrow(block);
+  block.linear(step, 0, 1, newest, n, &q, nullptr);
+  const auto map = [&](LinearMap linear, const float* x, int64_t n_in, int64_t n_out, float* y) {
+    linear.y = y;
+    block.use.linear_forward({x, &linear, 1, n_in, n_out, kIdentity, nullptr, nullptr, nullptr, false}, 0, n);
+  };
+  for (int64_t head = 0; head < step.heads; ++head) {
+    for (int64_t i = 0; i < n; ++i) std::copy_n(q + i * step.n_out + head * d, d, part + i * d);
+    map(step.asks[static_cast<size_t>(head)], part, d, width, asked);
+    Attention a{};
+    a.q = asked, a.k = a.v = block.x, a.out = told, a.lse = block.lse;
+    a.cu_q = block.each, a.cu_k = block.cu, a.n_heads = 1, a.head_dim = width, a.causal = true;
+    a.softmax_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
+    if (step.distance_bias != nullptr) a.bias = step.distance_bias + head * step.bias_len, a.bias_len = step.bias_len;
+    if (step.time_bias != nullptr) {
+      a.time_bias = step.time_bias + head * step.n_buckets, a.n_buckets = step.n_buckets;
+      a.times_q = block.next_times, a.times_k = block.times;
+    }
+    block.use.attention_forward(a, 0, n, block.scratch);
+    map(step.tells[static_cast<size_t>(head)], told, width, d, part);
+    for (int64_t i = 0; i < n; ++i) std::copy_n(part + i * d, d, out + i * step.n_out + head * d);
+  }
+  for (float* buffer : {newest, q, part, asked, told}) block.give(buffer);
+  block.replace(out);
+}
+
 void Encoder::attend(const Step& step, Block& block) const {
+  if (step.newest && block.kept == nullptr && !step.asks.empty()) return attend_newest(step, block);
   float* maps[] = {block.take(), block.take(), block.take()};
-  int64_t rows = block.rows;
   if (step.newest) {
-    const auto newest = [&](float* x, int64_t width, float* to) {
-      for (int64_t s = 0; s < block.n; ++s) std::copy_n(x + (block.cu[s + 1] - 1) * width, width, to + s * width);
-    };
-    block.linear(step, 1, 2, block.x, rows, maps + 1, nullptr);
-    for (int64_t i = 0; i < block.n_saved; ++i)
-      newest(block.saved[i], at_newest_[static_cast<size_t>(i)], block.saved[i]);
-    newest(block.x, step.n_in, block.x);
-    rows = block.n;
-    block.linear(step, 0, 1, block.x, rows, maps, nullptr);
-    for (int64_t s = 0; s < block.n && timed_; ++s) block.next_times[s] = block.next_times[block.cu[s + 1] - 1];
+    block.linear(step, 1, 2, block.x, block.rows, maps + 1, nullptr);
+    block.newest(block.x, step.n_in, block.x);
+    narrow(block);
+    block.linear(step, 0, 1, block.x, block.rows, maps, nullptr);
   } else {
-    block.linear(step, 0, 3, block.x, rows, maps, nullptr);
+    block.linear(step, 0, 3, block.x, block.rows, maps, nullptr);
   }
   float* out = block.take();
   const int64_t head_dim = step.n_out / step.heads;
@@ -400,7 +458,6 @@ void Encoder::attend(const Step& step, Block& block) const {
   if (block.kept != nullptr) ++block.kept;
   for (float* map : maps) block.give(map);
   block.replace(out);
-  block.rows = rows;
 }
 
 // ---- a history that grows -------------------------------------------------------------------------------------------

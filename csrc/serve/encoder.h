@@ -37,6 +37,8 @@ struct Step {
   bool newest = false;
   const float *distance_bias = nullptr, *time_bias = nullptr;
   int64_t bias_len = 0, n_buckets = 0;
+  // Of the last attention, one for each head: query to what is compared with a row of x itself, sum of rows to value.
+  std::vector<LinearMap> asks, tells;
 };
 
 class Encoder {
@@ -65,11 +67,15 @@ class Encoder {
   };
 
   void add_step(const Json& step, const Tensors& tensors);
+  const float* pack(const float* rows, int64_t n_out, int64_t n_in);
+  void add_short_way(Step& step);
   void add_map(Step& step, const std::string& weight, const std::string& bias, const Tensors& tensors);
   int64_t encode_some(const Histories& histories, int64_t begin, int64_t end, float* h) const;
   void reserve(Block& block, int64_t events) const;
   void run(Block& block) const;
   void attend(const Step& step, Block& block) const;
+  void attend_newest(const Step& step, Block& block) const;
+  void narrow(Block& block) const;
 
   std::vector<Step> steps_;
   std::vector<std::unique_ptr<float, Free>> packed_;
