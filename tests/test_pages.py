@@ -1,5 +1,6 @@
 """The pages of docs run as they stand, block after block."""
 
+import json
 import re
 from pathlib import Path
 
@@ -24,3 +25,12 @@ def test_the_page_on_features_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(found, dict)
     assert found["with features"] > 1.2 * found["ids alone"]
     assert "ItemFeatures(300 items, categories: kind)" in capsys.readouterr().out
+
+
+def test_the_page_on_target_attention_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run("target_attention.md")
+    reached = names["reached"]
+    assert isinstance(reached, dict)
+    assert reached["attention"] > reached["mean of the history"] + 0.1
+    assert reached["candidates known by their features"] > reached["unknown candidates"] + 0.1
