@@ -6,10 +6,12 @@
 
 ml-1m: the users whose times are all known; a rating of 4 or more against 3 or less; one impression is what a user
 rated in one second. The history is what the user rated before, the newest fifty: a film and whether it was liked, as
-an id. Item features: genres and year, the film (which its liked and its disliked event share) and the sign; user
-features: gender, age and occupation. The first 80 % of the impressions train, the next 10 % validate, the last 10 %
-test. mind-5k: impressions in the order of time, in the same parts; a small sample. Data sets are read from the folder
-in REGARD_DATA. The settings were chosen on the validation part. Results go to `results/target_attention.json`.
+an id. Item features: genres, year, the film (which its liked and its disliked event share), the sign, and from the
+training part the share of likes and the number of ratings; user features: gender, age, occupation; context: the share
+and the number of the user's likes and ratings so far. The first 80 % of the impressions train, the next 10 % validate,
+the last 10 % test. mind-5k: impressions in the order of time, in the same parts; a small sample. Data sets are read
+from the folder in REGARD_DATA. Settings and features were chosen on the validation part. Results go to
+`results/target_attention.json`.
 
 `--torch` trains the judge too, on the same batches, with the same beginning and schedule. `--times` measures steps on
 random batches, the two in turn, and scales their medians to an epoch; with one thread in CPU time of the process.
@@ -52,23 +54,31 @@ def ml_1m(folder: Path) -> regard.Impressions:
     user, movie, rating, moment = (column[order] for column in (user, movie, rating, moment))
     new = (np.diff(user, prepend=0) != 0) | (np.diff(moment, prepend=0) != 0)
     starts, liked = np.flatnonzero(new), rating >= 4
-    n = np.minimum(starts - np.searchsorted(user, user[starts]), 50)
-    histories = Ragged(np.where(liked, movie, -movie), [0, len(movie)]).pieces(starts - n, n)
+    first = np.searchsorted(user, user[starts])
+    met, liked_before = starts - first, np.append(0, np.cumsum(liked))
+    n = np.minimum(met, 50)
+    shown = Ragged(movie, np.append(starts, len(movie)))
+    order = np.argsort(moment[starts], kind="stable")
+    trained = np.isin(shown.row_of, order[: len(order) * 8 // 10])
     with open(folder / "ml-1m" / "users.dat", encoding="latin-1") as file:
         people = dict(line.rstrip().split("::", 1) for line in file)
     facts = [people[str(one)].split("::") for one in user[starts].tolist()]
     data = regard.Impressions(
-        histories,
-        Ragged(movie, np.append(starts, len(movie))),
+        Ragged(np.where(liked, movie, -movie), [0, len(movie)]).pieces(starts - n, n),
+        shown,
         liked.astype(float),
         user_ids=user[starts],
         user_features={name: [row[i] for row in facts] for i, name in enumerate(("gender", "age", "occupation"))},
-        item_features=films(folder / "ml-1m" / "movies.dat"),
+        context={
+            "liked so far": smoothed(liked_before[starts] - liked_before[first], met, 10, 0.5),
+            "rated so far": np.log1p(met),
+        },
+        item_features=films(folder / "ml-1m" / "movies.dat", movie[trained], liked[trained]),
     )
-    return data.take(np.argsort(moment[starts], kind="stable"))
+    return data.take(order)
 
 
-def films(path: Path) -> regard.ItemFeatures:
+def films(path: Path, movie: np.ndarray, liked: np.ndarray) -> regard.ItemFeatures:
     """Of each film as a candidate or a liked event, and of it as a disliked event, whose id is negative."""
     with open(path, encoding="latin-1") as file:
         lines = [line.rstrip("\n").split("::") for line in file]
@@ -76,11 +86,19 @@ def films(path: Path) -> regard.ItemFeatures:
     years = [int(re.search(r"\((\d{4})\)\s*$", title).group(1)) for _, title, _ in lines]  # type: ignore[union-attr]
     genres = [kinds.split("|") for _, _, kinds in lines]
     sign = ["liked"] * len(ids) + ["disliked"] * len(ids)
+    n = np.bincount(movie, minlength=max(ids) + 1)[ids]
+    share = smoothed(np.bincount(movie, liked, max(ids) + 1)[ids], n, 20, liked.mean())
+    numbers = {"year": np.array(years), "share": share, "ratings": np.log1p(n)}
     return regard.ItemFeatures(
         ids + [-number for number in ids],
         categories={"genre": genres * 2, "film": ids * 2, "sign": sign},
-        numbers={"year": years * 2},
+        numbers={name: np.tile(column, 2) for name, column in numbers.items()},
     )
+
+
+def smoothed(part: np.ndarray, n: np.ndarray, prior: int, mean: float) -> np.ndarray:
+    """Share of ``n``, with ``prior`` cases of the mean share added."""
+    return (part + prior * mean) / (n + prior)
 
 
 def mind_5k(folder: Path) -> regard.Impressions:
@@ -100,7 +118,7 @@ def popularity(train: regard.Impressions, test: regard.Impressions) -> np.ndarra
     """Share of clicks of each item, with twenty candidates of the mean share added."""
     ids, row = np.unique(train.candidates.values, return_inverse=True)
     mean = train.labels.mean()
-    share = (np.bincount(row, train.labels) + 20 * mean) / (np.bincount(row) + 20)
+    share = smoothed(np.bincount(row, train.labels), np.bincount(row), 20, mean)
     place = np.minimum(np.searchsorted(ids, test.candidates.values), len(ids) - 1)
     return np.where(ids[place] == test.candidates.values, share[place], mean)
 

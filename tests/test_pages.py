@@ -1,5 +1,6 @@
 """The pages of docs run as they stand, block after block."""
 
+import json
 import re
 from pathlib import Path
 
@@ -24,3 +25,24 @@ def test_the_page_on_features_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(found, dict)
     assert found["with features"] > 1.2 * found["ids alone"]
     assert "ItemFeatures(300 items, categories: kind)" in capsys.readouterr().out
+
+
+def test_the_page_on_target_attention_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run("target_attention.md")
+    reached = names["reached"]
+    assert isinstance(reached, dict)
+    assert reached["attention"] > reached["mean of the history"] + 0.1
+    assert reached["candidates known by their features"] > reached["unknown candidates"] + 0.1
+
+
+def test_the_table_on_target_attention_is_what_was_measured() -> None:
+    page = (DOCS / "target_attention.md").read_text(encoding="utf-8")
+    rows = json.loads((DOCS.parent / "benchmarks" / "results" / "target_attention.json").read_text())
+    for data in ("ml-1m", "mind-5k"):
+        measured = [row for row in rows if row["data"] == data and not row["times"]]
+        assert measured
+        for name in ("popularity", "mean", "attention"):
+            for metric in ("auc", "user_auc", "log_loss"):
+                mean = sum(row[name][metric] for row in measured) / len(measured)
+                assert f"{mean:.4f}" in page, (data, name, metric)

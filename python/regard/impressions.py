@@ -140,7 +140,7 @@ def any_ids(name: str, lists: Any, like: NDArray[Any] | None = None) -> Ragged:
 
 def _labels(labels: Any, candidates: Ragged) -> NDArray[np.float32]:
     if not isinstance(labels, Ragged):
-        nested = not isinstance(labels, np.ndarray) and any(np.ndim(row) for row in labels)
+        nested = np.ndim(labels) == 2 if isinstance(labels, np.ndarray) else any(np.ndim(row) for row in labels)
         labels = Ragged.from_lists(labels) if nested else np.asarray(labels)
     if isinstance(labels, Ragged):
         if not np.array_equal(labels.lengths, candidates.lengths):
