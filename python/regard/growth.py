@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Parameters = dict[str, NDArray[np.float32]]
 
 
-# Of a new item's vector, in mean lengths of the catalogue's. On Amazon Beauty new items are hardly found at 0.7; at 1 they
-# stand before known ones that are better.
+# Of a new item's vector, in mean lengths of the catalogue's. On Amazon Beauty new items are hardly found at 0.7 and
+# crowd out better known ones at 1.
 _LENGTH = 0.85
 
 
