@@ -147,8 +147,8 @@ static inline vf vexp(vf x) {
 }
 
 // The same for x <= 0, as after the greatest is taken off, in three quarters of the time: without AVX-512 2^n is then
-// one factor; with it 2^n 2^f, x / ln2 = n + f, with 1 / ln2 in two parts and a polynomial fitted to 2^f (9e-8). Above 0
-// it serves up to 88, beyond that the result is undefined.
+// one factor; with it 2^n 2^f, x / ln2 = n + f, with 1 / ln2 in two parts and a polynomial fitted to 2^f (9e-8). Above
+// 0 it serves up to 88, beyond that the result is undefined.
 static inline vf vexp_falling(vf x) {
 #if REGARD_VW == 16
   const vf n = _mm512_maskz_roundscale_ps(0xFFFF, x * splat(1.44269504f), _MM_FROUND_TO_NEAREST_INT);
