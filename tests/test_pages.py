@@ -40,7 +40,7 @@ def test_the_table_on_target_attention_is_what_was_measured() -> None:
     page = (DOCS / "target_attention.md").read_text(encoding="utf-8")
     rows = json.loads((DOCS.parent / "benchmarks" / "results" / "target_attention.json").read_text())
     for data in ("ml-1m", "mind-5k"):
-        measured = [row for row in rows if row["data"] == data and not row["times"]]
+        measured = [row for row in rows if row["data"] == data and not row["times"] and "torch" not in row]
         assert measured
         for name in ("popularity", "mean", "attention"):
             for metric in ("auc", "user_auc", "log_loss"):

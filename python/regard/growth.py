@@ -79,8 +79,8 @@ class GrowingCatalogue(Recommender):
             model has not seen adds nothing. Ignored if the model has no features.
         like : one list of known ids for each new item, optional
             A new item begins with the mean vector of these, whatever its features. Without any of these and without
-            features it begins with that of the whole catalogue, which ranks it in the middle until `fit_more` has
-            seen it.
+            features it begins with that of the whole catalogue, which ranks it in the middle until training has seen
+            it.
         titles : mapping of id to str, optional
             An item without one shows its id; ignored if the model has no titles.
 
