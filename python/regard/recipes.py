@@ -28,6 +28,8 @@ def recipe(data: Interactions, preset: str = "best") -> dict[str, Any]:
     -----
     - Long histories (40 events or more on average) are read up to 200 events, short ones up to 50.
     - The fewer events an item has, the more dropout: 0.1 from 100 events on, 0.2 from 30 on, else 0.5.
+    - Features of the items, where the data have them, are used below 100 events an item: tested on Amazon Beauty and
+      Sports, with 16, where they gain a tenth.
     - From half a million events on the feed-forward layer is four times as wide as the rest.
     - Long histories, "best": 64 users to a batch, 40 epochs. "fast": 32 and 20, as many steps in half the epochs. Short
       ones need the epochs, not the steps (15 epochs of 128, 64 or 32 users all end 6 to 17 % below 30 of 128), so both
@@ -44,6 +46,7 @@ def recipe(data: Interactions, preset: str = "best") -> dict[str, Any]:
     return {
         "max_len": 200 if long else 50,
         "dropout": 0.1 if per_item >= 100 else 0.2 if per_item >= 30 else 0.5,
+        "item_features": per_item < 100,
         "ffn_dim": 256 if data.n_events >= 500_000 else None,
         "batch_size": batch_size,
         "epochs": epochs,
