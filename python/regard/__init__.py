@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from regard import baselines, click_metrics, datasets, nn, ops, plots, splits
     from regard.comparison import compare
     from regard.data import Interactions
+    from regard.embedding import get_include, get_library
     from regard.features import ItemFeatures
     from regard.impressions import Impressions
     from regard.metrics import evaluate
@@ -40,6 +41,8 @@ __all__ = [
     "compare",
     "datasets",
     "evaluate",
+    "get_include",
+    "get_library",
     "isa",
     "load",
     "nn",
@@ -63,6 +66,8 @@ _HOME = {
     "TargetAttentionRecommender": "regard.models.target_attention",
     "compare": "regard.comparison",
     "evaluate": "regard.metrics",
+    "get_include": "regard.embedding",
+    "get_library": "regard.embedding",
     "load": "regard.recommender",
 }
 
