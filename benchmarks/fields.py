@@ -144,6 +144,8 @@ def clicks() -> str:
     }
     lines = ["| model | AUC | AUC within users | log-loss |", "| --- | ---: | ---: | ---: |"]
     for name, title in models.items():
+        if name not in row:  # PyTorch is not there in every run
+            continue
         values = (row[name].get(metric) for metric in ("auc", "user_auc", "log_loss"))
         cells = " | ".join("" if value is None else f"{value:.4f}" for value in values)
         lines.append(f"| {title} | {cells} |")

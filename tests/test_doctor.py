@@ -28,7 +28,8 @@ def test_versions_are_those_that_run():
 
 def test_variables_and_data_sets_are_found(tmp_path, monkeypatch):
     (tmp_path / "yelp").mkdir()
-    (tmp_path / "yelp" / "Yelp.txt.gz").touch()
+    for name in ("Yelp.txt.gz", "Yelp_item2attributes.json.gz"):
+        (tmp_path / "yelp" / name).touch()
     monkeypatch.setenv("REGARD_DATA", str(tmp_path))
     report = doctor.report()
     assert report["environment"]["REGARD_DATA"] == report["data"]["folder"] == str(tmp_path)

@@ -28,6 +28,13 @@ def test_the_fast_preset_goes_through_long_histories_less_often():
     assert recipe(some, "fast")["epochs"] < recipe(some, "best")["epochs"]
 
 
+def test_with_few_users_batches_are_small_enough_for_3000_steps():
+    for n_users, expected in ((30_000, 128), (5_000, 32), (1_000, 8), (50, 8)):
+        found = recipe(data(n_users, 6, 100))
+        assert found["batch_size"] == expected
+        assert n_users * found["epochs"] / expected >= 3000 or expected == 8
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_model_for_data_has_the_recipe_and_what_is_asked_for(preset):
     some = data(20, 60, 100)

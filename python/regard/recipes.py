@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from regard.data import Interactions
 
 PRESETS = ("best", "fast")
+_STEPS = 3000  # at least, of training
 
 
 def recipe(data: Interactions, preset: str = "best") -> dict[str, Any]:
@@ -34,6 +35,8 @@ def recipe(data: Interactions, preset: str = "best") -> dict[str, Any]:
     - Long histories, "best": 64 users to a batch, 40 epochs. "fast": 32 and 20, as many steps in half the epochs. Short
       ones need the epochs, not the steps (15 epochs of 128, 64 or 32 users all end 6 to 17 % below 30 of 128), so both
       have 128 and 30.
+    - With few users the batches are halved, down to 8, until the epochs have 3,000 steps: on ml-100k, 8 instead of 32
+      takes the validation NDCG@10 from 0.102 to 0.121, on college-msg from 0.088 to 0.20.
 
     Chosen on the validation parts of MovieLens-1M and Amazon Beauty; `benchmarks/results/accuracy.json` and
     `whole_run.json`.
@@ -43,6 +46,8 @@ def recipe(data: Interactions, preset: str = "best") -> dict[str, Any]:
     long = data.n_events >= 40 * max(data.n_users, 1)
     per_item = data.n_events / max(data.n_items, 1)
     batch_size, epochs = {"best": (64, 40), "fast": (32, 20)}[preset] if long else (128, 30)
+    while batch_size > 8 and data.n_users * epochs < _STEPS * batch_size:
+        batch_size //= 2
     return {
         "max_len": 200 if long else 50,
         "dropout": 0.1 if per_item >= 100 else 0.2 if per_item >= 30 else 0.5,

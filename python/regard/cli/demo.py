@@ -15,7 +15,7 @@ from regard.models.self_attention import SelfAttentionRecommender
 from regard.splits import Split, leave_one_out
 from regard.synthetic import SyntheticInteractions, synthetic
 
-EPOCHS = 16
+EPOCHS = 24
 SETTINGS: dict[str, Any] = {
     "dim": 32,
     "n_heads": 2,
