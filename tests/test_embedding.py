@@ -1,5 +1,6 @@
 """The programs of docs/embedding.md compile and answer as Python does; the package files are found and used."""
 
+import platform
 import re
 import shutil
 import subprocess
@@ -113,3 +114,43 @@ def test_the_package_says_where_header_and_library_are(package, monkeypatch, tmp
     for function in (regard.get_include, regard.get_library):
         with pytest.raises(FileNotFoundError, match="it comes with an installed regard"):
             function()
+
+
+COUNTING = """
+#include "regard.h"
+#include <stdio.h>
+#include <stdlib.h>
+void* __libc_malloc(size_t);
+void* __libc_memalign(size_t, size_t);
+static long made = 0;
+void* malloc(size_t size) { return ++made, __libc_malloc(size); }
+void* aligned_alloc(size_t unit, size_t size) { return ++made, __libc_memalign(unit, size); }
+int main(int argc, char** argv) {
+  regard_model* model = NULL;
+  if (argc < 2 || regard_model_open(argv[1], &model) != REGARD_OK) return 1;
+  const int32_t events[] = {1, 2, -1, 3};
+  const int64_t offsets[] = {0, 4}, lists[] = {0, 2};
+  const regard_histories histories = {sizeof histories, events, offsets, 1, NULL, NULL};
+  int32_t items[5];
+  float scores[5];
+  uint8_t flags[1];
+  const regard_recommend_args args = {sizeof args, &histories, 5, 1, NULL, NULL, lists, events, items, scores, flags};
+  long before = made;
+  regard_recommend(model, &args);
+  printf("%d ", made > before);
+  before = made;
+  for (int i = 0; i < 100; ++i) regard_recommend(model, &args);
+  printf("%ld\\n", made - before);
+  return 0;
+}
+"""
+
+
+@needs("gcc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of another name")
+def test_a_request_of_one_history_allocates_only_once(model_and_best, tmp_path):
+    path, _ = model_and_best
+    (tmp_path / "count.c").write_text(COUNTING)
+    linked = [f"-I{HEADER.parent}", LIBRARY, f"-Wl,-rpath,{LIBRARY.parent}"]
+    run("gcc", "-std=c11", "-O1", tmp_path / "count.c", *linked, "-o", tmp_path / "count")
+    assert run(tmp_path / "count", path) == ["1", "0"]

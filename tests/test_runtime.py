@@ -278,17 +278,34 @@ def test_the_library_exports_the_c_interface_alone():
 
 
 def stub_signatures():
+    """{name: parameters}, methods as Class.method."""
     tree = ast.parse((PACKAGE / "_core.pyi").read_text())
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return {node.name: [a.arg for a in (*node.args.posonlyargs, *node.args.args)] for node in functions}
+    found = {}
+    for node in tree.body:
+        inner = node.body if isinstance(node, ast.ClassDef) else [node]
+        prefix = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+        for function in inner:
+            if isinstance(function, ast.FunctionDef):
+                arguments = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+                found[prefix + function.name] = arguments
+    return found
 
 
 def test_the_stub_lists_the_functions_of_the_module_with_their_parameters():
+    def parameters(function):
+        name = function.__name__
+        return re.findall(r"(\w+):", re.match(rf"{name}\((.*)\)", function.__doc__.splitlines()[0]).group(1))
+
     found = {}
     for name in dir(_core):
-        if not name.startswith("_"):
-            inside = re.match(rf"{name}\((.*)\)", getattr(_core, name).__doc__.splitlines()[0]).group(1)
-            found[name] = re.findall(r"(\w+):", inside)
+        thing = getattr(_core, name)
+        if name.startswith("_"):
+            continue
+        if isinstance(thing, type):
+            methods = [method for method in dir(thing) if method == "__init__" or not method.startswith("_")]
+            found |= {f"{name}.{method}": parameters(getattr(thing, method)) for method in methods}
+        else:
+            found[name] = parameters(thing)
     assert stub_signatures() == found
 
 

@@ -23,6 +23,7 @@ constexpr int64_t VW = REGARD_VW;
 
 typedef float vf __attribute__((vector_size(4 * REGARD_VW)));
 typedef int32_t vi __attribute__((vector_size(4 * REGARD_VW)));
+typedef uint32_t vu __attribute__((vector_size(4 * REGARD_VW)));
 typedef double vd __attribute__((vector_size(4 * REGARD_VW), may_alias));
 typedef uint64_t vq __attribute__((vector_size(4 * REGARD_VW)));
 typedef float vf_unaligned __attribute__((vector_size(4 * REGARD_VW), aligned(4), may_alias));
@@ -164,7 +165,7 @@ static inline vf vexp_falling(vf x) {
   const vf magic = splat(12582912.0f), shifted = x * splat(1.44269504f) + magic, n = shifted - magic;
   vf r = x - n * splat(0.693359375f);
   r = r - n * splat(-2.12194440e-4f);
-  const vi power = (reinterpret_cast<vi>(shifted) << 23) + splat(int32_t{127 << 23});
+  const vu power = (reinterpret_cast<vu>(shifted) << 23) + (vu{} + (127U << 23));  // wraps where x is below -87.3
   const vf y = exp_near_zero(r) * reinterpret_cast<vf>(power);
   return x < splat(-87.3f) ? splat(0.0f) : y;
 #endif
