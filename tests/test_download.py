@@ -24,7 +24,10 @@ ARCHIVES = {
         "ml-1m/ratings.dat": RATINGS + "\n1::9::4::1\n",
         "ml-1m/movies.dat": "3::Café (1990)::Drama\n7::B::War\n",
     },
-    "ml-100k": {"ml-100k/u.data": "1\t3\t5\t20\n1\t2\t5\t10\n", "ml-100k/u.item": "2|A|1\n3|B|1\n".replace("|1", "|0" * 18 + "|1")},
+    "ml-100k": {
+        "ml-100k/u.data": "1\t3\t5\t20\n1\t2\t5\t10\n",
+        "ml-100k/u.item": f"2|A{'|0' * 18}|1\n3|B{'|0' * 18}|1\n",
+    },
     "ml-latest-small": {
         "ml-latest-small/ratings.csv": "userId,movieId,rating,timestamp\r\n1,2,4.5,20\r\n1,10,4.0,10\r\n",
         "ml-latest-small/movies.csv": 'movieId,title,genres\r\n2,"Trial, The",Drama\r\n10,B,War\r\n',

@@ -55,4 +55,4 @@ def test_flags_and_file_go_before_the_preset(tmp_path, capsys):
     flags = ["--preset", "fast", "--config", str(config), "--epochs", "2", "--print-config"]
     assert main(["train", str(events), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert {"epochs = 2", "dropout = 0.3", "max_len = 50", "batch_size = 128"} <= set(lines)
+    assert {"epochs = 2", "dropout = 0.3", "max_len = 50", "batch_size = 8"} <= set(lines)
