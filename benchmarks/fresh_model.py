@@ -39,10 +39,7 @@ def part(data: Interactions, users: np.ndarray) -> Interactions:
 
 
 def of_users(holdout: Holdout, users: np.ndarray) -> Holdout:
-    chosen = np.flatnonzero(np.isin(holdout.user_ids, users))
-    return Holdout(
-        holdout.item_ids, holdout.user_ids[chosen], holdout.histories.take(chosen), holdout.targets.take(chosen)
-    )
+    return holdout.take(np.flatnonzero(np.isin(holdout.user_ids, users)))
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ import numpy as np
 
 import regard
 from accuracy import RECIPES
-from fresh_model import of_users
 from regard import whole_file
 from regard.data import Interactions
 from regard.doctor import machine
+from regard.ids import drop_unknown
 
 RESULTS = Path(__file__).parent / "results" / "new_items.json"
 
@@ -33,10 +33,7 @@ def without(data: Interactions, items: np.ndarray) -> Interactions:
     kept = np.setdiff1d(np.arange(data.n_items), items)
     place = np.full(data.n_items, -1, np.int32)
     place[kept] = np.arange(len(kept), dtype=np.int32)
-    sequences = data.sequences
-    values = place[sequences.values]
-    known = np.concatenate([[0], np.cumsum(values >= 0)])
-    left = regard.Ragged(values[values >= 0], known[sequences.offsets])
+    left = drop_unknown(data.sequences.with_values(place[data.sequences.values]))
     return Interactions.from_sequences(data.user_ids, data.item_ids[kept], left, features=data.features)
 
 
@@ -54,7 +51,7 @@ def main() -> None:
     new_ids = data.item_ids[new]
     hit = np.isin(split.test.targets.values, new)
     asked = {
-        "of new items": of_users(split.test, split.test.user_ids[hit]),
+        "of new items": split.test.take(np.flatnonzero(hit)),
         "of all items": split.test,
     }
     results: dict[str, Any] = {}

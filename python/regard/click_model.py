@@ -6,12 +6,11 @@ A model is a subclass: settings in its constructor (those of `regard.train.RunSe
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from regard.baselines import Popularity
 from regard.checkpoint import Checkpoint
 from regard.click_metrics import auc, log_loss, platt, sigmoid, user_auc
 from regard.data import Interactions
-from regard.features import EncodedFeatures
 from regard.growth import GrowingCatalogue
 from regard.ids import as_ids, drop_unknown, id_lists, rows_of
 from regard.impressions import Feature, Impressions, encode_features, learn_features
@@ -44,17 +42,13 @@ _PAIRS = 1 << 17  # of candidates and events scored at a time
 class ClickModel(GrowingCatalogue):
     """Base of `TargetAttentionRecommender`."""
 
-    kind: ClassVar[str]  # in the model file
-    dim: int
     max_len: int
     unknown_rate: float
-    item_features: bool
     n_negatives: int
     negatives: str
     stop_by: str
     random_state: int
     calibration_: tuple[float, float]
-    interrupted_: bool
 
     # ---- for subclasses -----------------------------------------------------------------------------------------
 
@@ -80,18 +74,10 @@ class ClickModel(GrowingCatalogue):
     def initial_parameters(self, n_items: int, features: list[Feature]) -> Parameters:
         """The parameters before training, drawn with ``random_state``."""
         rng, params = np.random.default_rng(self.random_state), {}
-        for name, (shape, scale) in self._all_parameters(n_items, features).items():
+        for name, (shape, scale) in self._with_features(self.parameters(n_items, features)).items():
             params[name] = (rng.standard_normal(shape) * scale).astype(np.float32)
             if name.startswith("feature."):
                 params[name][-1] = 0
-        return params
-
-    def _all_parameters(self, n_items: int, features: list[Feature]) -> Shapes:
-        """Those of the model, then those of the item features, which begin like the items' own vectors."""
-        params = self.parameters(n_items, features)
-        if self.features_ is not None:
-            scale = params[ITEMS][1]
-            params |= {name: (shape, scale) for name, shape in self.features_.shapes(ITEMS, self.dim).items()}
         return params
 
     # ---- training -----------------------------------------------------------------------------------------------
@@ -139,10 +125,7 @@ class ClickModel(GrowingCatalogue):
             batch, labels, held = self._from_impressions(data, validation)
         else:
             raise TypeError(f"data: expected Impressions or Interactions, got {type(data).__name__}")
-        known = data.features if isinstance(data, Interactions) else data.item_features
-        self.features_ = None
-        if self.item_features and known is not None:
-            self.features_ = EncodedFeatures.fit(known, self.item_ids_)
+        self._learn_features(data.features if isinstance(data, Interactions) else data.item_features)
         report: dict[str, float] = {}
 
         def validate(params: Parameters) -> float:
@@ -389,26 +372,8 @@ class ClickModel(GrowingCatalogue):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as one safetensors file: to a temporary name beside it, synced, renamed."""
         self._check_fitted()
-        header = {
-            "kind": self.kind,
-            "settings": {name: plain(value) for name, value in self.get_params().items()},
-            "steps": self.steps(),
-            "best_epoch": self.best_epoch_,
-            "history": self.history_,
-            "calibration": self.calibration_,
-            "user_features": self.user_features_,
-            "context": self.context_,
-        }
-        ids, titles, popularity = self.item_ids_, self.titles_, self.popularity_
-        model_file.write(
-            path,
-            header,
-            params=self.params_,
-            item_ids=ids,
-            titles=titles,
-            popularity=popularity,
-            features=self.features_,
-        )
+        facts = {"user_features": self.user_features_, "context": self.context_}
+        self._write(path, calibration=self.calibration_, **facts)
 
     @classmethod
     def _from_file(cls, content: model_file.Content) -> Self:
@@ -421,13 +386,7 @@ class ClickModel(GrowingCatalogue):
         model.user_features_, model.context_ = (
             [Feature(entry) for entry in header[name]] for name in ("user_features", "context")
         )
-        model.features_ = content.features
-        expected = model._all_parameters(len(content.item_ids), model.user_features_ + model.context_)
-        model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
-        if json.loads(json.dumps(model.steps())) != header["steps"]:
-            raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
-        model.item_ids_, model.titles_, model.popularity_ = content.item_ids, content.titles, content.popularity
-        model.params_, model.history_, model.best_epoch_ = content.params, header["history"], header["best_epoch"]
+        model._restore(content, model.parameters(len(content.item_ids), model.user_features_ + model.context_))
         slope, shift = header["calibration"]
-        model.calibration_, model.interrupted_ = (float(slope), float(shift)), False
+        model.calibration_ = float(slope), float(shift)
         return model

@@ -292,9 +292,7 @@ def _sample(holdout: Holdout, n: int) -> Holdout:
     """At most so many users of a holdout, drawn the same way each time."""
     if len(holdout) <= n:
         return holdout
-    rows = np.sort(np.random.default_rng(0).choice(len(holdout), n, replace=False))
-    parts = (holdout.user_ids[rows], holdout.histories.take(rows), holdout.targets.take(rows))
-    return Holdout(holdout.item_ids, *parts)
+    return holdout.take(np.sort(np.random.default_rng(0).choice(len(holdout), n, replace=False)))
 
 
 def _milliseconds(model: Recommender, holdout: Holdout, exclude_seen: bool, clock: Callable[[], float]) -> float:

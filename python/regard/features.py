@@ -23,6 +23,7 @@ import numpy as np
 from regard import ops
 from regard.ids import as_ids, rows_of
 from regard.ragged import Ragged
+from regard.tables import ALIASES, objects, open_rows, plain_integers, squeezed
 from regard.workspace import NEW, Workspace
 
 if TYPE_CHECKING:
@@ -144,23 +145,27 @@ class ItemFeatures:
         ValueError
             No such column, a line with another number of fields, a damaged file.
         """
-        header, rows = _text_table(Path(path), separator)
+        with open_rows(Path(path), separator, "\t,;") as (_, lines):
+            header, *rows = [row for row in lines if row]
+        if not rows:
+            raise ValueError(f"{path}: expected a header and at least one line, got 1 lines")
+        for number, row in enumerate(rows, 2):
+            if len(row) != len(header):
+                raise ValueError(f"{path}: expected {len(header)} fields, got {len(row)} in row {number}")
         columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-        squeezed = {name: name.lower().replace("_", "") for name in header}
-        ids = [name for name, plain in squeezed.items() if plain in ("itemid", "item", "movieid", "productid", "id")]
+        ids = [name for name in header if name == "item_id"]
+        ids = ids or [name for name in header if squeezed(name) in (*ALIASES["item_id"], "id")]
         if not ids:
             raise ValueError(f"{path}: no item_id among {', '.join(header)}")
         categories, numbers = {}, {}
         for name, cells in columns.items():
-            if name == ids[0] or squeezed[name] == "title":
+            if name == ids[0] or squeezed(name) == "title":
                 continue
             try:
                 numbers[name] = [float(cell) if cell else np.nan for cell in cells]
             except ValueError:
                 categories[name] = [[part.strip() for part in cell.split("|")] for cell in cells]
-        given = columns[ids[0]]
-        plain = all(cell.lstrip("-").isdigit() and str(int(cell)) == cell for cell in given)
-        return cls([int(cell) for cell in given] if plain else list(given), categories=categories, numbers=numbers)
+        return cls(plain_integers(objects(columns[ids[0]])), categories=categories, numbers=numbers)
 
     def __repr__(self) -> str:
         parts = [
@@ -409,24 +414,3 @@ def _side_by_side(parts: list[Ragged], n: int) -> tuple[Ragged, NDArray[np.int64
     order = np.argsort(np.concatenate([part.row_of for part in parts]), kind="stable")
     values = np.concatenate([part.values for part in parts])[order]
     return Ragged.from_lengths(values, sum((part.lengths for part in parts), np.zeros(n, np.int64))), order
-
-
-def _text_table(path: Path, separator: str | None) -> tuple[list[str], list[list[str]]]:
-    import csv  # noqa: PLC0415  # import regard loads NumPy only
-    import gzip  # noqa: PLC0415
-    import zlib  # noqa: PLC0415
-
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-            first = next((line for line in file if line.strip()), "")
-            file.seek(0)
-            split = separator or next((s for s in "\t,;" if s in first), ",")
-            rows = [row for row in csv.reader(file, delimiter=split) if row]
-    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: the file is damaged or not UTF-8 text ({error})") from error
-    if len(rows) < 2:
-        raise ValueError(f"{path}: expected a header and at least one line, got {len(rows)} lines")
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(rows[0]):
-            raise ValueError(f"{path}: expected {len(rows[0])} fields, got {len(row)} in row {number}")
-    return rows[0], rows[1:]

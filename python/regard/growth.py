@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
+from regard import model_file
 from regard.data import Interactions
 from regard.features import EncodedFeatures, ItemFeatures
 from regard.ids import as_ids, id_lists, rows_of
 from regard.ragged import Ragged
-from regard.recommender import Recommender
+from regard.recommender import Recommender, plain
 from regard.splits import leave_last_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regard.layers import Step
     from regard.splits import Holdout
     from regard.train import Callback, Settings
 
     Parameters = dict[str, NDArray[np.float32]]
 
+
+Initial = TypeVar("Initial", bound=tuple[tuple[int, ...], Any])  # shape and scale of a parameter before training
 
 # Of a new item's vector, in mean lengths of the catalogue's. On Amazon Beauty new items are hardly found at 0.7 and
 # crowd out better known ones at 1.
@@ -32,6 +38,10 @@ _LENGTH = 0.85
 class GrowingCatalogue(Recommender):
     """Base of models with a vector for each item, whose parameters are trained by gradients."""
 
+    kind: ClassVar[str]  # in the model file
+    dim: int
+    item_features: bool
+    interrupted_: bool
     params_: Parameters
     features_: EncodedFeatures | None = None
     history_: list[dict[str, Any]]
@@ -42,7 +52,25 @@ class GrowingCatalogue(Recommender):
         """Names of the parameters that have a row for each item."""
         raise NotImplementedError
 
+    def steps(self) -> list[Step]:
+        """The model as a list of steps; see `regard.layers`."""
+        raise NotImplementedError
+
     # ---- item vectors with features -----------------------------------------------------------------------------
+
+    def _learn_features(self, features: ItemFeatures | None) -> None:
+        """Take what is known of the catalogue's items, if the model is to use it."""
+        self.features_ = None
+        if self.item_features and features is not None:
+            self.features_ = EncodedFeatures.fit(features, self.item_ids_)
+
+    def _with_features(self, params: dict[str, Initial]) -> dict[str, Initial]:
+        """These parameters, then those of the item features, which begin like the items' own vectors."""
+        if self.features_ is not None:
+            for table in dict.fromkeys(self._tables):
+                scale = params[table][1]
+                params |= {name: (shape, scale) for name, shape in self.features_.shapes(table, self.dim).items()}  # type: ignore[misc]
+        return params
 
     def _folded(self, params: Parameters) -> Parameters:
         """Item tables with what the features add to the items' own vectors: what answers are made with."""
@@ -163,6 +191,41 @@ class GrowingCatalogue(Recommender):
         if self.titles_ is not None:
             self.titles_ = self.titles_[kept]
         return self
+
+    # ---- file ---------------------------------------------------------------------------------------------------
+
+    def _write(self, path: str | os.PathLike[str], *, quantized: Any = None, **header: Any) -> None:
+        """Write the model, and these entries in its header."""
+        model_file.write(
+            path,
+            {
+                "kind": self.kind,
+                "settings": {name: plain(value) for name, value in self.get_params().items()},
+                "steps": self.steps(),
+                "best_epoch": self.best_epoch_,
+                "history": self.history_,
+                **header,
+            },
+            params=self.params_,
+            item_ids=self.item_ids_,
+            titles=self.titles_,
+            popularity=self.popularity_,
+            features=self.features_,
+            quantized=quantized,
+        )
+
+    def _restore(self, content: model_file.Content, params: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
+        """Take what the file holds, if its parameters and its steps are those of the settings; ``params``: without
+        those of item features.
+        """
+        self.features_ = content.features
+        expected = self._with_features(dict(params))
+        model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
+        if json.loads(json.dumps(self.steps())) != content.header["steps"]:
+            raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
+        self.item_ids_, self.titles_, self.popularity_ = content.item_ids, content.titles, content.popularity
+        self.params_, self.interrupted_ = content.params, False
+        self.best_epoch_, self.history_ = content.header["best_epoch"], content.header["history"]
 
 
 class GrowingModel(GrowingCatalogue):

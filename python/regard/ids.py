@@ -12,7 +12,7 @@ from .ragged import Ragged
 from .tables import Column, encode, event_order, read_ids, read_times
 from .timed import TimedHistories
 
-__all__ = ["as_ids", "drop_unknown", "frame_lists", "id_lists", "rows_of"]
+__all__ = ["as_ids", "drop_unknown", "frame_lists", "id_lists", "ids_of", "rows_of"]
 
 
 def rows_of(ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
@@ -21,6 +21,13 @@ def rows_of(ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
         return np.full(len(ids), -1, np.int32)
     rows = np.minimum(np.searchsorted(item_ids, ids), len(item_ids) - 1).astype(np.int32)
     return np.where(item_ids[rows] == ids, rows, np.int32(-1))
+
+
+def ids_of(rows: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
+    """Ids of rows of the catalogue, of any shape; -1 becomes the padding, -1 or ""."""
+    ids: np.ndarray = item_ids[rows]
+    ids[rows < 0] = -1 if item_ids.dtype.kind == "i" else ""
+    return ids
 
 
 def drop_unknown(rows: Ragged) -> Ragged:

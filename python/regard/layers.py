@@ -15,9 +15,8 @@ rms_norm root mean square norm with ``weight``, ``eps``
 linear   ``activation(x W' + b)``
 gated    ``activation(x W' + b) * (x V' + c)``: two linear maps ``gate`` and ``value`` (``.weight``, ``.bias``)
 attention causal self-attention: three linear maps ``query``, ``key``, ``value`` (``.weight``, ``.bias``), ``heads``,
-         optional ``distance_bias`` and ``time_bias`` tables, ``dropout`` on the weights. With ``newest`` only the last
-         row of each sequence asks, and is left in x and in what is saved; not in training, where every place is
-         predicted
+         optional ``distance_bias`` and ``time_bias`` tables, ``dropout`` on the weights. ``newest`` says that
+         rows do not meet any more: where answers are made, only the last row of each sequence goes on from there
 dropout  with rate ``p``, in training
 save     remembers x
 add      adds the x that the last open ``save`` remembered
@@ -233,42 +232,27 @@ def gated(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     return ops.gate_forward(gate, value, activation=activation, workspace=run.ws), backward
 
 
-def heads(
-    x: Array, step: Step, run: Run, asking: NDArray[np.int64] | None = None
-) -> tuple[list[Array], Callable[[list[Array]], Array]]:
-    """Queries (of the rows ``asking`` or all), keys, values of an attention step, each (rows, heads, head_dim)."""
-    names = [step[part] for part in ("query", "key", "value")]
-    if asking is None:
-        results, backward = _linear_maps(x, names, run)
-    else:
-        queries, _ = _linear_maps(x[asking], names[:1], run)
-        keys_and_values, backward = _linear_maps(x, names[1:], run)
-        results = queries + keys_and_values
+def heads(x: Array, step: Step, run: Run) -> tuple[list[Array], Callable[[list[Array]], Array]]:
+    """Queries, keys, values of an attention step, each (rows, heads, head_dim)."""
+    results, backward = _linear_maps(x, [step[part] for part in ("query", "key", "value")], run)
     return [y.reshape(len(y), step["heads"], -1) for y in results], backward
 
 
 def attention(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
-    cu = cu_q = run.cu_seqlens
-    times_q = run.next_times
-    if step["newest"] and not run.training:
-        newest, cu_q = cu[1:] - 1, np.arange(len(cu))
-        times_q = None if times_q is None else times_q[newest]
-        run.saved = [saved[newest] for saved in run.saved]
-        (q, k, v), maps_backward = heads(x, step, run, newest)
-    else:
-        (q, k, v), maps_backward = heads(x, step, run)
+    cu = run.cu_seqlens
+    (q, k, v), maps_backward = heads(x, step, run)
     table, by_time = step.get("distance_bias"), step.get("time_bias")
     how: dict[str, Any] = {"causal": True, "dropout": run.drop(step["dropout"], step), "workspace": run.ws}
     how["bias"] = None if table is None else run.params[table]
     if by_time is not None:
-        how |= {"time_bias": run.params[by_time], "times_q": times_q, "times_k": run.times}
-    out, lse = ops.attention_forward(q, k, v, cu_q, cu, **how)
+        how |= {"time_bias": run.params[by_time], "times_q": run.next_times, "times_k": run.times}
+    out, lse = ops.attention_forward(q, k, v, cu, cu, **how)
 
     def backward(dy: Array) -> Array:
         dbias = None if table is None else run.add_grad(table)
         dout = dy.reshape(out.shape)
         biases: dict[str, Any] = {"dbias": dbias, "dtime_bias": None if by_time is None else run.add_grad(by_time)}
-        dq, dk, dv, _ = ops.attention_backward(dout, q, k, v, out, lse, cu_q, cu, **how, **biases)
+        dq, dk, dv, _ = ops.attention_backward(dout, q, k, v, out, lse, cu, cu, **how, **biases)
         return maps_backward([gradient.reshape(len(x), -1) for gradient in (dq, dk, dv)])
 
     return out.reshape(len(out), -1), backward

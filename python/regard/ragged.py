@@ -98,6 +98,11 @@ class Ragged:
         """For each value the number of its row, (total,) int64."""
         return np.repeat(np.arange(self.n_rows), self.lengths)
 
+    @property
+    def ages(self) -> NDArray[np.int64]:
+        """For each value how many come after it in its row, (total,) int64."""
+        return np.repeat(self.offsets[1:], self.lengths) - 1 - np.arange(len(self.values))
+
     def __len__(self) -> int:
         return self.n_rows
 

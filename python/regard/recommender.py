@@ -17,7 +17,7 @@ import numpy as np
 
 from . import html, model_file
 from .frames import is_frame, library_of, make_frame
-from .ids import as_ids, drop_unknown, frame_lists, id_lists, rows_of
+from .ids import as_ids, drop_unknown, frame_lists, id_lists, ids_of, rows_of
 from .metrics import evaluate
 from .ragged import Ragged
 from .ranking import best, blocks, dense_rows, expected_ranks, masked, take, union
@@ -257,7 +257,7 @@ class Recommender:
             deny = union(n_items, *denied) if denied else None
             items[block], scores[block] = self._top_k_for(seen, k, allow, deny)
         flags = np.where(rows.lengths == 0, POPULAR, OK) | np.where((items < 0).any(axis=1), SHORT, OK)
-        result = Recommendations(self._ids_of(items), scores, flags.astype(np.uint8), n_unknown)
+        result = Recommendations(ids_of(items, self.item_ids_), scores, flags.astype(np.uint8), n_unknown)
         result.user_ids, result.library = user_ids, library
         return result
 
@@ -290,7 +290,7 @@ class Recommender:
             itself = Ragged.from_lengths(rows[block], np.ones(len(rows[block]), np.int64))
             items[block], scores[block] = best(masked(self._item_similarities(rows[block]), None, itself), k)
         flags = np.where((items < 0).any(axis=1), SHORT, OK).astype(np.uint8)
-        return Recommendations(self._ids_of(items), scores, flags, np.zeros(len(rows), np.int64))
+        return Recommendations(ids_of(items, self.item_ids_), scores, flags, np.zeros(len(rows), np.int64))
 
     def scores(self, histories: Any) -> np.ndarray:
         """Scores of the whole catalogue, for small batches.
@@ -374,12 +374,6 @@ class Recommender:
         if flat:
             return lambda block: take(known, np.zeros(block.stop - block.start, np.int64))
         return lambda block: take(known, np.arange(block.start, block.stop))
-
-    def _ids_of(self, rows: np.ndarray) -> np.ndarray:
-        """Ids of rows, -1 becoming the padding."""
-        ids: np.ndarray = self.item_ids_[rows]
-        ids[rows < 0] = -1 if self.item_ids_.dtype.kind == "i" else ""
-        return ids
 
 
 def plain(value: Any) -> Any:

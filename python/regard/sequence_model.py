@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from regard.data import Interactions
 from regard.explain import Explanation, explain
 from regard.features import EncodedFeatures
 from regard.growth import GrowingModel, validation_of
+from regard.ids import ids_of
 from regard.layers import Run, Step, forward, heads, item_tables
 from regard.metrics import evaluate
 from regard.ragged import Ragged
@@ -45,13 +46,9 @@ _QUANTIZED = 1024  # items from which an 8-bit copy of them pays
 class SequenceModel(GrowingModel):
     """Base of the models in `regard.models`."""
 
-    kind: ClassVar[str]  # in the model file
-    dim: int
     max_len: int
-    item_features: bool
     time_bias: bool
     random_state: int
-    interrupted_: bool
     _quantized: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None  # item vectors, and their 8-bit copy
     # what it was made of, the same kept alive, whether it is whole, and the model
     _serving: tuple[tuple[int, ...], tuple[Any, ...], bool, _core.ServingModel] | None = None
@@ -77,20 +74,11 @@ class SequenceModel(GrowingModel):
         """The parameters before training, drawn with ``random_state``."""
         rng = np.random.default_rng(self.random_state)
         params: Parameters = {}
-        for name, (shape, scale) in self._all_parameters(n_items).items():
+        for name, (shape, scale) in self._with_features(self.parameters(n_items)).items():
             params[name] = np.ones(shape, np.float32) if scale is None else np.zeros(shape, np.float32)
             if scale:
                 for block in blocks(shape[0], _ROWS):  # drawn as float64: not all at once
                     params[name][block] = rng.standard_normal(params[name][block].shape) * scale
-        return params
-
-    def _all_parameters(self, n_items: int) -> dict[str, Initial]:
-        """Those of the model, then those of the item features, which begin like the items' own vectors."""
-        params = self.parameters(n_items)
-        if self.features_ is not None:
-            for table in dict.fromkeys(self._tables):
-                scale = params[table][1]
-                params |= {name: (shape, scale) for name, shape in self.features_.shapes(table, self.dim).items()}
         return params
 
     # ---- training -----------------------------------------------------------------------------------------------
@@ -141,9 +129,7 @@ class SequenceModel(GrowingModel):
         settings = self._settings()
         data, holdout = validation_of(data, validation)
         self._set_catalogue(data)
-        self.features_ = None
-        if self.item_features and data.features is not None:
-            self.features_ = EncodedFeatures.fit(data.features, data.item_ids)
+        self._learn_features(data.features)
         self._train(
             self.initial_parameters(len(self.item_ids_)),
             data,
@@ -244,7 +230,7 @@ class SequenceModel(GrowingModel):
         found = self._served(whole=True).recommend_one(history, k, exclude_seen)
         if found is None or self.item_ids_.dtype.kind == "i":
             return found
-        return self._ids_of(found[0]), *found[1:]
+        return ids_of(found[0], self.item_ids_), *found[1:]
 
     def session(self, history: Any = ()) -> Session:
         """A history that grows, whose answers cost what is new in it.
@@ -408,35 +394,13 @@ class SequenceModel(GrowingModel):
         """Write the model as one safetensors file: to a temporary name beside it, synced, renamed."""
         self._check_fitted()
         items = self.params_[self._tables[1]]
-        header = {
-            "kind": self.kind,
-            "settings": {name: plain(value) for name, value in self.get_params().items()},
-            "steps": self.steps(),
-            "best_epoch": self.best_epoch_,
-            "history": self.history_,
-        }
-        model_file.write(
-            path,
-            header,
-            params=self.params_,
-            item_ids=self.item_ids_,
-            titles=self.titles_,
-            popularity=self.popularity_,
-            features=self.features_,
-            quantized=self._quantized_items(items) if len(items) >= _QUANTIZED else None,
-        )
+        self._write(path, quantized=self._quantized_items(items) if len(items) >= _QUANTIZED else None)
 
     @classmethod
     def _from_file(cls, content: model_file.Content) -> Self:
         model = cls(**content.header["settings"])
         model._check()
-        model.features_ = content.features
-        expected = model._all_parameters(len(content.item_ids))
-        model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
-        if json.loads(json.dumps(model.steps())) != content.header["steps"]:
-            raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
-        model.item_ids_, model.titles_, model.popularity_ = content.item_ids, content.titles, content.popularity
-        model.params_ = content.params
+        model._restore(content, model.parameters(len(content.item_ids)))
         if content.quantized is not None:
             items = content.params[model._tables[1]]
             if content.quantized.shape != (expected_shape := _core.quantized_shape(*items.shape)):
@@ -445,8 +409,6 @@ class SequenceModel(GrowingModel):
                     f"got {content.quantized.shape}"
                 )
             model._quantized = items, content.quantized
-        model.best_epoch_, model.history_ = content.header["best_epoch"], content.header["history"]
-        model.interrupted_ = False
         return model
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regard import _core
-from regard.ids import as_ids, rows_of
+from regard.ids import as_ids, ids_of, rows_of
 from regard.recommender import Recommendations
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ class Session:
         allow, deny = self._rows("allow_items", allow_items), self._rows("deny_items", deny_items)
         items, scores, flags, n_unknown = self._served.recommend(k, exclude_seen, allow, deny, self._n_unknown)
         if self._model_item_ids.dtype.kind == "U":
-            ids = self._model_item_ids[items]
-            ids[items < 0] = ""
-            items = ids
+            items = ids_of(items, self._model_item_ids)
         return Recommendations(items, scores, flags, n_unknown)
 
     def _rows(self, name: str, ids: Any) -> NDArray[np.int32] | None:

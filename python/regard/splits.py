@@ -44,6 +44,10 @@ class Holdout:
     def __repr__(self) -> str:
         return f"Holdout({len(self):,} users, {len(self.targets.values):,} targets)"
 
+    def take(self, rows: NDArray[Any]) -> Holdout:
+        """The given users."""
+        return Holdout(self.item_ids, self.user_ids[rows], self.histories.take(rows), self.targets.take(rows))
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the targets in original ids.
 

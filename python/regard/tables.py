@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -291,10 +292,13 @@ def event_order(users: NDArray[Any], times: NDArray[Any] | None) -> NDArray[np.i
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def read_text(
-    path: Path, columns: Mapping[str, str] | Sequence[str | None] | None, separator: str | None
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], BadRows]:
-    """Our columns as text, the number of each line, and the lines with a wrong number of fields."""
+@contextmanager
+def open_rows(path: Path, separator: str | None, separators: str) -> Iterator[tuple[str, Iterator[list[str]]]]:
+    """The separator of a text file, also gzipped, and its rows of fields; an empty line is an empty row.
+
+    ``separators`` are tried on the first line if none is given. A file that is empty, damaged or not UTF-8 is a
+    ValueError, also while it is read.
+    """
     import csv  # noqa: PLC0415  # import regard loads NumPy only
     import gzip  # noqa: PLC0415
     import zlib  # noqa: PLC0415
@@ -305,38 +309,49 @@ def read_text(
             if not first:
                 raise ValueError(f"{path}: the file is empty")
             file.seek(0)
-            split = separator or next((s for s in "\t,;| " if s in first), ",")
-            rows: Iterator[list[str]] = (
-                csv.reader(file, delimiter=split)
-                if len(split) == 1
-                else (line.rstrip("\r\n").split(split) if line.strip() else [] for line in file)
-            )
-            numbered = enumerate(rows, 1)
-            if columns is None or isinstance(columns, Mapping):
-                header: list[str | None] = [*next((row for _, row in numbered if row), [])]
-                if not header:
-                    raise ValueError(f"{path}: the file is empty")
-                names = resolve(header, columns)
+            split = separator or next((s for s in separators if s in first), ",")
+            if len(split) == 1:
+                yield split, csv.reader(file, delimiter=split)
             else:
-                header = list(columns)
-                names = resolve(header, None)
-            pick = itemgetter(*(header.index(theirs) for theirs in names.values()))
-            # tuples, not the rows themselves: the garbage collector does not walk a million tuples of text
-            picked, numbers, wrong, examples = [], [], 0, []
-            for number, row in numbered:
-                if len(row) == len(header):
-                    picked.append(pick(row))
-                    numbers.append(number)
-                elif row:
-                    wrong += 1
-                    if wrong <= EXAMPLES:
-                        examples.append((number, split.join(row)))
+                yield split, (line.rstrip("\r\n").split(split) if line.strip() else [] for line in file)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: damaged or cut-off gzip file ({error})") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8 text ({error})") from error
     except csv.Error as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def squeezed(name: str) -> str:
+    """A column's name without what spellings differ in."""
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def read_text(
+    path: Path, columns: Mapping[str, str] | Sequence[str | None] | None, separator: str | None
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], BadRows]:
+    """Our columns as text, the number of each line, and the lines with a wrong number of fields."""
+    with open_rows(path, separator, "\t,;| ") as (split, rows):
+        numbered = enumerate(rows, 1)
+        if columns is None or isinstance(columns, Mapping):
+            header: list[str | None] = [*next((row for _, row in numbered if row), [])]
+            if not header:
+                raise ValueError(f"{path}: the file is empty")
+            names = resolve(header, columns)
+        else:
+            header = list(columns)
+            names = resolve(header, None)
+        pick = itemgetter(*(header.index(theirs) for theirs in names.values()))
+        # tuples, not the rows themselves: the garbage collector does not walk a million tuples of text
+        picked, numbers, wrong, examples = [], [], 0, []
+        for number, row in numbered:
+            if len(row) == len(header):
+                picked.append(pick(row))
+                numbers.append(number)
+            elif row:
+                wrong += 1
+                if wrong <= EXAMPLES:
+                    examples.append((number, split.join(row)))
     cells = zip(*picked, strict=True) if picked else ([] for _ in names)
     texts = {ours: objects(column) for ours, column in zip(names, cells, strict=True)}
     return texts, np.array(numbers, np.int64), BadRows(f"not {len(header)} fields", wrong, tuple(examples))
@@ -355,8 +370,7 @@ def resolve(found: Sequence[str | None], columns: Mapping[str, str] | None) -> d
         free = [name for name in found if name is not None and name not in columns]
         matches = [theirs for theirs, target in columns.items() if target == ours]
         matches = matches or [name for name in free if name == ours]
-        squeezed = {name: name.lower().replace("_", "").replace("-", "").replace(" ", "") for name in free}
-        matches = matches or [name for name in free if squeezed[name] in ALIASES[ours]]
+        matches = matches or [name for name in free if squeezed(name) in ALIASES[ours]]
         if len(matches) > 1:
             raise ValueError(
                 f"columns: {' and '.join(matches)} could be {ours}; say which, {{{matches[0]!r}: {ours!r}}}"

@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 Callback = Callable[[dict[str, Any]], object]
 
 
+def check(of: Any, counts: Iterable[str], choices: Mapping[str, Iterable[str]]) -> None:
+    """ValueError for a setting that is below 1 or not one of its choices."""
+    for name in counts:
+        if getattr(of, name) < 1:
+            raise ValueError(f"{name}: expected at least 1, got {getattr(of, name)}")
+    for name, allowed in choices.items():
+        if getattr(of, name) not in allowed:
+            raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(of, name)!r}")
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """How to train any model; the names are those of the recommender's arguments."""
@@ -47,21 +57,13 @@ class RunSettings:
     random_state: int
 
     def __post_init__(self) -> None:
-        self._check(("batch_size", "epochs", "patience"), {"optimizer": OPTIMIZERS, "schedule": SCHEDULES})
+        check(self, ("batch_size", "epochs", "patience"), {"optimizer": OPTIMIZERS, "schedule": SCHEDULES})
         for name in ("learning_rate", *(["max_norm"] if self.max_norm is not None else [])):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
         for name in ("weight_decay", "random_state", *(["warmup_steps"] if self.warmup_steps is not None else [])):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
-
-    def _check(self, counts: Iterable[str], choices: Mapping[str, Iterable[str]]) -> None:
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Settings(RunSettings):
 
     def __post_init__(self) -> None:
         choices = {"windows": ("last", "random"), "loss": LOSSES, "negatives": ("uniform", "popularity")}
-        self._check(("max_len", "n_negatives"), choices)
+        check(self, ("max_len", "n_negatives"), choices)
         super().__post_init__()
         if not 0 <= self.gbce_t <= 1:
             raise ValueError(f"gbce_t: expected from 0 to 1, got {self.gbce_t}")

@@ -69,8 +69,7 @@ class ContentBased(Recommender):
         return self
 
     def _scores(self, histories: Ragged) -> np.ndarray:
-        age = histories.offsets[1:][histories.row_of] - 1 - np.arange(len(histories.values))
-        return self._cosines(histories, self.decay**age)
+        return self._cosines(histories, self.decay**histories.ages)
 
     def _item_similarities(self, rows: np.ndarray) -> np.ndarray:
         scores = self._cosines(Ragged.from_lengths(rows, np.ones(len(rows), np.int64)), np.ones(len(rows)))

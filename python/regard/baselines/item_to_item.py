@@ -17,12 +17,12 @@ from regard.baselines.tables import (
     SparseTable,
     Table,
     common_users,
+    items_and_users,
     n_users_of_items,
     table_from_pairs,
     table_from_rows,
 )
 from regard.ragged import Ragged
-from regard.ranking import union
 from regard.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class _Decayed(Recommender):
     def _scores(self, histories: Ragged) -> np.ndarray:
         if self.history is not None:
             histories = histories.tail(self.history)
-        age = histories.offsets[1:][histories.row_of] - 1 - np.arange(len(histories.values))
-        return self.table_.weighted_sums(histories, self.decay**age)
+        return self.table_.weighted_sums(histories, self.decay**histories.ages)
 
     def _item_similarities(self, rows: np.ndarray) -> np.ndarray:
         alone = Ragged.from_lengths(rows, np.ones(len(rows), np.int64))
@@ -242,10 +241,8 @@ class EASE(_Decayed):
 
     def _inverse_by_users(self, data: Interactions) -> np.ndarray:
         """The same, times the regularization (which cancels): ``I - X.T @ inv(X @ X.T + regularization * I) @ X``."""
-        items = union(data.n_items, data.sequences)
-        users = items.row_of[np.argsort(items.values, kind="stable")].astype(np.int32)  # by item
-        offsets = np.append(0, np.cumsum(np.bincount(items.values, minlength=data.n_items)))
-        users_of = Ragged(users, offsets)
+        items, users_of = items_and_users(data)
+        users, offsets = users_of.values.astype(np.int32), users_of.offsets
         gram = np.empty((data.n_users, data.n_users), np.float32)
         for user, row in enumerate(items):
             gram[user] = np.bincount(users_of.take(row).values, minlength=data.n_users)

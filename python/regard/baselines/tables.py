@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from regard.data import Interactions
 
 
+def items_and_users(data: Interactions) -> tuple[Ragged, Ragged]:
+    """The items of each user and the users of each item, all sorted, without repeats."""
+    items = union(data.n_items, data.sequences)
+    users = items.row_of[np.argsort(items.values, kind="stable")]
+    return items, Ragged.from_lengths(users, np.bincount(items.values, minlength=data.n_items))
+
+
 def n_users_of_items(data: Interactions) -> np.ndarray:
     """(n_items,) int64: users with at least one event of the item."""
     return np.bincount(union(data.n_items, data.sequences).values, minlength=data.n_items)
@@ -24,11 +31,9 @@ def common_users(data: Interactions) -> Iterator[np.ndarray]:
 
     One row at a time: the whole matrix is the caller's choice. Counts are integers and so exact.
     """
-    items_of_user = union(data.n_items, data.sequences)
-    users = items_of_user.row_of[np.argsort(items_of_user.values, kind="stable")]  # by item
-    ends = np.cumsum(np.bincount(items_of_user.values, minlength=data.n_items))
-    for start, end in zip(np.append(0, ends[:-1]), ends, strict=True):
-        yield np.bincount(items_of_user.take(users[start:end]).values, minlength=data.n_items)
+    items, users = items_and_users(data)
+    for of_item in users:
+        yield np.bincount(items.take(of_item).values, minlength=data.n_items)
 
 
 class Table(Protocol):

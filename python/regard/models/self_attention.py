@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from regard.recipes import recipe
 from regard.sequence_model import SequenceModel
+from regard.train import check
 
 if TYPE_CHECKING:
     from regard.data import Interactions
@@ -250,15 +251,12 @@ class SelfAttentionRecommender(SequenceModel):
         return params
 
     def _check(self) -> None:
-        for name in ("dim", "n_blocks", "n_heads", "max_len", *(["ffn_dim"] if self.ffn_dim is not None else [])):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        counts = ("dim", "n_blocks", "n_heads", "max_len", *(["ffn_dim"] if self.ffn_dim is not None else []))
+        check(self, counts, {})
         if self.dim % self.n_heads or self.dim // self.n_heads > 256:
             raise ValueError(
                 f"n_heads: expected a divisor of dim={self.dim}, heads at most 256 wide, got {self.n_heads}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a rate from 0 to below 1, got {self.dropout}")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        check(self, (), CHOICES)

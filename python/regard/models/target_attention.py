@@ -8,6 +8,7 @@ from regard.click_model import ClickModel
 from regard.impressions import Feature
 from regard.layers import Step
 from regard.target_network import ITEMS, UNKNOWN_ITEM, Attention
+from regard.train import check
 
 CHOICES = {
     "pooling": ("attention", "mean"),
@@ -141,12 +142,7 @@ class TargetAttentionRecommender(ClickModel):
         return params
 
     def _check(self) -> None:
-        for name in ("dim", "max_len", "feature_dim", "n_negatives"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        check(self, ("dim", "max_len", "feature_dim", "n_negatives"), CHOICES)
         for name in ("dropout", "unknown_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a rate from 0 to below 1, got {getattr(self, name)}")
