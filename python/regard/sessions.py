@@ -28,9 +28,15 @@ class Session:
     A session belongs to the model as it was when the session began: later training does not change its answers. It may
     be used by several threads, which wait for each other. What it knows is its `window`: ``model.session(window)``
     makes an equal one again, in another process too.
+
+    Attributes
+    ----------
+    tag : anything, default None
+        For whoever keeps the session: what it was made of, say.
     """
 
     def __init__(self, model: SequenceModel) -> None:
+        self.tag: Any = None
         self._model_item_ids = model.item_ids_
         self._served = _core.ServingSession(model._served(whole=True))
         self._n_unknown = 0

@@ -23,6 +23,7 @@ COMMANDS = {
     "recommend": ("answers", "recommend items for histories"),
     "similar": ("answers", "items that go with an item"),
     "explain": ("answers", "what in a history an item's score comes from"),
+    "serve": ("serve", "answer over HTTP with a saved model"),
     "datasets": ("machine", "list the public data sets that are known by name"),
     "doctor": ("machine", "what was built, what this machine has, what is in use"),
 }
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser(words).parse_args(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILED
+    except ImportError as error:  # the command needs an extra
+        _say("error", error)
+        return FAILED
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)

@@ -1,0 +1,61 @@
+"""How much may wait: the bound of the queue, in time.
+
+Requests are computed one after another, so a request waits for those in flight before it. It is admitted if they are
+expected to take no longer than ``max_wait``. That lets a burst pass. While more arrives than can be answered, waiting is
+worth nothing: it makes every answer late and none more; so then only as many are in flight as keep the processor busy,
+and what is admitted is answered about as fast as without load (compare controlled delay: Nichols and Jacobson 2012,
+"Controlling Queue Delay"). Whether that is so is looked at every 20 ms, by what arrived and what an answer takes.
+"""
+
+from __future__ import annotations
+
+import time
+
+_WINDOW = 0.02  # seconds
+_BEGINS, _ENDS = 1.2, 1.0  # load at which the tight bound begins and ends to hold: arrivals times seconds of each
+_TIGHT = 2  # requests in flight: one is computed, one is there when it is done
+_MEMORY = 0.9  # how much of the estimate of a request's seconds stays after a window
+_ENOUGH = 8  # requests in a window for an estimate
+
+
+class Load:
+    """Counts what is in flight and decides what may join.
+
+    Parameters
+    ----------
+    max_wait : seconds
+    """
+
+    def __init__(self, max_wait: float) -> None:
+        self._max_wait = max_wait
+        self.in_flight = 0
+        self.tight = False
+        self._seconds = 0.0  # of processor time for an answer, as far as is known
+        self._arrived = self._refused = 0
+        self._since, self._used = time.perf_counter(), time.process_time()
+
+    def admit(self) -> bool:
+        """Whether a request that just arrived may join; if so, `done` has to be called at its end."""
+        self._arrived += 1
+        now = time.perf_counter()
+        if now - self._since > _WINDOW:
+            self._look(now)
+        waits = self.in_flight
+        if waits and (waits >= _TIGHT if self.tight else waits * self._seconds > self._max_wait):
+            self._refused += 1
+            return False
+        self.in_flight += 1
+        return True
+
+    def done(self) -> None:
+        """A request has its answer, or none."""
+        self.in_flight -= 1
+
+    def _look(self, now: float) -> None:
+        used = time.process_time()
+        if self._arrived >= _ENOUGH and not self._refused:
+            took = (used - self._used) / self._arrived
+            self._seconds = took if not self._seconds else _MEMORY * self._seconds + (1 - _MEMORY) * took
+        load = self._arrived * self._seconds / (now - self._since)
+        self.tight = load > (_ENDS if self.tight else _BEGINS)
+        self._since, self._used, self._arrived, self._refused = now, used, 0, 0

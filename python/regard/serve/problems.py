@@ -1,0 +1,30 @@
+"""What a request can be told instead of an answer."""
+
+from __future__ import annotations
+
+
+class RequestError(Exception):
+    """A request that is not answered: status, a word for programs, a sentence for people.
+
+    Parameters
+    ----------
+    status : int
+    error : str
+    message : str
+    retry_after : int, optional
+        Seconds after which trying again makes sense.
+    """
+
+    def __init__(self, status: int, error: str, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.error, self.message, self.retry_after = status, error, message, retry_after
+
+
+def bad(message: str) -> RequestError:
+    """The request itself is wrong."""
+    return RequestError(400, "bad_request", message)
+
+
+def busy(message: str) -> RequestError:
+    """Nothing is wrong with the request; later it may be answered."""
+    return RequestError(503, "overloaded", message, retry_after=1)

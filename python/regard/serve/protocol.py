@@ -1,0 +1,104 @@
+"""HTTP as uvicorn speaks it, with limits on what comes before the application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .endpoint import ADMITTED, OVERLOADED, QUEUED
+
+if TYPE_CHECKING:
+    from .service import Service
+
+_MAX_HEAD = 65_536  # bytes of a request before its body
+_QUEUED = frozenset(path.encode() for path in QUEUED)
+_BODY = json.dumps({"error": "overloaded", "message": OVERLOADED}).encode()
+_OVERLOADED = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+    b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+)
+
+
+class Protocol(HttpToolsProtocol):
+    """With a limit on the time that a request may take to come, and on its head; under overload it refuses requests
+    before anything is made for them, so that refusing leaves time to answer the others."""
+
+    request_seconds: float
+    service: Service
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._begun, self._head = True, 0  # a connection that says nothing is a slow request
+        self._refused = False  # the request that is coming in
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(self.request_seconds, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._head += len(data)
+        super().data_received(data)
+        if not self._begun:
+            self._stop_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.request_seconds, self._too_slow)
+        if self._head > _MAX_HEAD and not self.transport.is_closing():
+            self._answer_and_close(431, "too_large", f"the head: expected at most {_MAX_HEAD} bytes")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begun = True
+
+    def on_headers_complete(self) -> None:
+        self._head = 0
+        alone = self.cycle is None or self.cycle.response_complete
+        if self.url in _QUEUED and alone and self.parser.get_method() == b"POST":
+            self._refused = not self.service.load.admit()
+            if self._refused:
+                return
+            self.scope[ADMITTED] = True  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head = 0
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._begun, self._head = False, 0
+        if not self._refused:
+            super().on_message_complete()
+            return
+        self._refused = False
+        self.transport.write(_OVERLOADED)
+        self.service.count_refused(self.url.decode())
+        if not self.parser.should_keep_alive():
+            self.transport.close()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def send_400_response(self, msg: str) -> None:
+        self._answer_and_close(400, "bad_request", msg)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            self._answer_and_close(408, "too_slow", f"the request: expected within {self.request_seconds:g} seconds")
+
+    def _answer_and_close(self, status: int, error: str, message: str) -> None:
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = json.dumps({"error": error, "message": message}).encode()
+            head = f"HTTP/1.1 {status} {error}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.close()

@@ -1,0 +1,82 @@
+"""What can be set: limits of the service, and how its processes run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of the service; each is a flag of ``regard serve``.
+
+    Parameters
+    ----------
+    store : path of an SQLite file or ``redis://…``; None: in memory, for this process alone
+    api_key : what ``Authorization: Bearer …`` must say; None: anybody may ask
+    max_body : bytes of a request
+    max_history : events of a history that are looked at, the newest
+    max_k : items of an answer
+    max_batch : histories of a request
+    max_wait_ms : expected waiting time from which a request is refused
+    deadline_ms : after which an answer is no longer wanted; a request may ask for less with ``X-Deadline-Ms``
+    max_slow : requests that wait for what is computed beside the loop: batches, similar items, explanations
+    sessions : users whose computed state is kept in memory
+    keep_events : of a user, the newest
+    watch_seconds : between two looks at the model file; 0: only when told to
+    """
+
+    store: str | None = None
+    api_key: str | None = None
+    max_body: int = 1_000_000
+    max_history: int = 10_000
+    max_k: int = 1_000
+    max_batch: int = 1_024
+    max_wait_ms: float = 5.0
+    deadline_ms: float = 1_000.0
+    max_slow: int = 16
+    sessions: int = 10_000
+    keep_events: int = 1_000
+    watch_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_body", "max_history", "max_k", "max_batch", "max_slow", "sessions", "keep_events"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("max_wait_ms", "deadline_ms"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
+        if not self.watch_seconds >= 0:
+            raise ValueError(f"watch_seconds: expected at least 0, got {self.watch_seconds}")
+        if self.api_key is not None and not self.api_key.strip():
+            raise ValueError("api_key: expected a word, got nothing")
+
+
+@dataclass(frozen=True)
+class Process:
+    """How the processes run; each is a flag of ``regard serve``.
+
+    Parameters
+    ----------
+    host, port : where to listen; port 0: any that is free
+    workers : processes that answer
+    threads : of each worker, for batches
+    request_seconds : in which a request must have come whole
+    stop_seconds : in which accepted requests are finished when the service stops
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    threads: int = 1
+    request_seconds: float = 10.0
+    stop_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 <= self.port < 65_536:
+            raise ValueError(f"port: expected 0 to 65535, got {self.port}")
+        for name in ("request_seconds", "stop_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
