@@ -38,19 +38,17 @@ _HELP = {
 def serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, address, processes, limits."""
     parser.add_argument("model", metavar="MODEL", help="file of a saved model; SIGHUP, or another file, loads it anew")
-    defaults: Any = {"store": "regard.sqlite"}
     for field in (*fields(Process), *fields(Settings)):
         if field.name not in _HELP:
             continue
-        default = defaults.get(field.name, field.default)
-        kind = type(default)
+        kind = type(field.default)
         flag = f"--{field.name.replace('_', '-')}"
         parser.add_argument(
             flag,
             type=kind,
-            default=default,
+            default=field.default,
             metavar=kind.__name__.upper(),
-            help=f"{_HELP[field.name]} (default: {default})",
+            help=f"{_HELP[field.name]} (default: {field.default})",
         )
     parser.add_argument(
         "--api-key-file",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("regard.serve")
 
 ADMITTED = "regard.admitted"  # in the scope of a request that the server counted already
+_JSON, _TEXT = (b"content-type", b"application/json"), (b"content-type", b"text/plain; version=0.0.4")
 OVERLOADED = "more requests than this service can answer in time"
 QUEUED = frozenset(("/v1/recommend", "/v1/rank"))  # what the model computes on the event loop
 
@@ -58,52 +59,52 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
-        retry_after = None
-        load = self._service.load
-        admitted = scope.get(ADMITTED, False)
+        load, admitted = self._service.load, bool(scope.get(ADMITTED))
+        headers: list[tuple[bytes, bytes]] = [_TEXT if self.path == "/metrics" else _JSON]
         try:
-            self._service.start()
             if self._queued and not admitted and not (admitted := load.admit()):
                 raise busy(OVERLOADED)
-            headers = dict(scope["headers"])
-            self._authorize(headers)
-            if self._decode is None:
-                answer = await self._handler(**scope.get("path_params", {}))
-            else:
-                body = await self._body(headers, receive)
-                if body is None:
-                    return  # the client is gone
-                answer = await self._handler(self._decode(body), self._deadline(headers))
-            status, payload = 200, answer if self.gives is None else messages.encode(answer)
-        except RequestError as refused:
-            status, retry_after = refused.status, refused.retry_after
-            payload = messages.encode(messages.Problem(refused.error, refused.message))
+            payload = await self._answer(scope, receive)
+            if payload is None:
+                return  # the client is gone
+            status = 200
+        except RequestError as error:
+            status, payload = error.status, messages.encode(messages.Problem(error.error, error.message))
+            if status == 401:
+                headers.append((b"www-authenticate", b"Bearer"))
             if status == 503:
-                self._service.metrics.rejected.labels(refused.error).inc()
+                self._service.metrics.rejected.labels(error.error).inc()
+                headers.append((b"retry-after", b"1"))
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             status, payload = 400, messages.encode(messages.Problem("bad_request", str(error)))
         except Exception:
             log.exception("fault", extra={"fields": {"endpoint": self.path}})
-            status, payload = (
-                500,
-                messages.encode(messages.Problem("internal", "a fault of the service")),
-            )
+            status, payload = 500, messages.encode(messages.Problem("internal", "a fault of the service"))
         finally:
             if admitted:
                 load.done()
-        kind = b"text/plain; version=0.0.4" if self.path == "/metrics" else b"application/json"
-        lines = [(b"content-type", kind), (b"content-length", b"%d" % len(payload))]
-        if retry_after is not None:
-            lines.append((b"retry-after", b"%d" % retry_after))
-        if status == 401:
-            lines.append((b"www-authenticate", b"Bearer"))
-        await send({"type": "http.response.start", "status": status, "headers": lines})
+        headers.append((b"content-length", b"%d" % len(payload)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": payload})
         self._seconds.observe(time.perf_counter() - start)
         count = self._counts.get(status)
         if count is None:
             count = self._counts[status] = self._service.metrics.requests.labels(self.path, str(status))
         count.inc()
+
+    async def _answer(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The bytes of the answer; None when the client left."""
+        self._service.start()
+        headers = dict(scope["headers"])
+        self._authorize(headers)
+        if self._decode is None:
+            answer = await self._handler(**scope.get("path_params", {}))
+        else:
+            body = await self._body(headers, receive)
+            if body is None:
+                return None
+            answer = await self._handler(self._decode(body), self._deadline(headers))
+        return answer if self.gives is None else messages.encode(answer)
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
         key = self._service.key

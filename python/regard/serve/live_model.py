@@ -147,6 +147,7 @@ class LiveModel:
     n_sessions : how many users' sessions are kept
     changed : called with each version that begins to serve
     failed : called with the reason why a file was not taken; the version before it goes on serving
+    fallback : serves where the file cannot be used when this is made; without it that is an error
     """
 
     def __init__(
@@ -156,12 +157,20 @@ class LiveModel:
         n_sessions: int,
         changed: Callable[[Loaded], object],
         failed: Callable[[str], object],
+        fallback: Loaded | None = None,
     ) -> None:
         self._path, self._n_sessions = Path(path), n_sessions
         self._changed, self._failed = changed, failed
-        self._stamp: tuple[int, int, int] | None = stamp(self._path)
+        self._stamp: tuple[int, int, int] | None = None
         self._loading = asyncio.Lock()
-        self.current = Loaded(self._path, verify=False, n_sessions=n_sessions)
+        try:
+            self._stamp = stamp(self._path)
+            self.current = Loaded(self._path, verify=False, n_sessions=n_sessions)
+        except (OSError, ValueError) as error:
+            if fallback is None:
+                raise
+            self.current = fallback
+            failed(f"{type(error).__name__}: {error}")
         changed(self.current)
 
     async def look(self) -> None:

@@ -1,8 +1,8 @@
 """How much may wait: the bound of the queue, in time.
 
 Requests are computed one after another, so a request waits for those in flight before it. It is admitted if they are
-expected to take no longer than ``max_wait``. That lets a burst pass. While more arrives than can be answered, waiting is
-worth nothing: it makes every answer late and none more; so then only as many are in flight as keep the processor busy,
+expected to take no longer than ``max_wait``. That lets a burst pass. While more arrives than can be answered, waiting
+is worth nothing: it makes every answer late and none more. Then only as many are in flight as keep the processor busy,
 and what is admitted is answered about as fast as without load (compare controlled delay: Nichols and Jacobson 2012,
 "Controlling Queue Delay"). Whether that is so is looked at every 20 ms, by what arrived and what an answer takes.
 """

@@ -11,13 +11,11 @@ class RequestError(Exception):
     status : int
     error : str
     message : str
-    retry_after : int, optional
-        Seconds after which trying again makes sense.
     """
 
-    def __init__(self, status: int, error: str, message: str, retry_after: int | None = None) -> None:
+    def __init__(self, status: int, error: str, message: str) -> None:
         super().__init__(message)
-        self.status, self.error, self.message, self.retry_after = status, error, message, retry_after
+        self.status, self.error, self.message = status, error, message
 
 
 def bad(message: str) -> RequestError:
@@ -27,4 +25,4 @@ def bad(message: str) -> RequestError:
 
 def busy(message: str) -> RequestError:
     """Nothing is wrong with the request; later it may be answered."""
-    return RequestError(503, "overloaded", message, retry_after=1)
+    return RequestError(503, "overloaded", message)

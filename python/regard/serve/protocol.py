@@ -60,7 +60,7 @@ class Protocol(HttpToolsProtocol):
             self._refused = not self.service.load.admit()
             if self._refused:
                 return
-            self.scope[ADMITTED] = True  # type: ignore[typeddict-unknown-key]
+            self.scope[ADMITTED] = True  # type: ignore[literal-required]
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -62,9 +62,7 @@ class Queue:
         now = time.monotonic()
         for job in piece:
             if job.deadline < now and not job.future.done():
-                job.future.set_exception(
-                    RequestError(503, "deadline", "the deadline passed while it waited", retry_after=1)
-                )
+                job.future.set_exception(RequestError(503, "deadline", "the deadline passed while it waited"))
         left = [job for job in piece if not job.future.done()]  # neither late nor given up by its client
         if left:
             self._batched(len(left))

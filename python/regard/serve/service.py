@@ -45,6 +45,7 @@ class Service:
     ----------
     model : path of a saved model
     settings : Settings, optional
+    fallback : what serves where the file cannot be used; see `LiveModel`
 
     Notes
     -----
@@ -52,14 +53,20 @@ class Service:
     told that the server starts.
     """
 
-    def __init__(self, model: str | os.PathLike[str], settings: Settings | None = None) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str], settings: Settings | None = None, *, fallback: Loaded | None = None
+    ) -> None:
         self.settings = settings or Settings()
         self.metrics = Metrics()
-        self._versions: set[str] = set()
+        self._version: str | None = None  # that the metrics show
         self.live = LiveModel(
-            model, n_sessions=self.settings.sessions, changed=self._model_changed, failed=self._model_failed
+            model,
+            n_sessions=self.settings.sessions,
+            changed=self._model_changed,
+            failed=self._model_failed,
+            fallback=fallback,
         )
-        self.store: Store = open_store(self.settings.store or ":memory:", self.settings.keep_events)
+        self.store: Store = open_store(self.settings.store, self.settings.keep_events)
         self.load = Load(self.settings.max_wait_ms / 1e3)
         self._queue = Queue(batched=self.metrics.batch.observe)
         self._beside = ThreadPoolExecutor(1, "beside")
@@ -116,9 +123,9 @@ class Service:
             await self.live.look()
 
     def _model_changed(self, loaded: Loaded) -> None:
-        for version in self._versions:
-            self.metrics.model.labels(version).set(0)
-        self._versions.add(loaded.version)
+        if self._version is not None:
+            self.metrics.model.labels(self._version).set(0)
+        self._version = loaded.version
         self.metrics.model.labels(loaded.version).set(1)
         self.metrics.loaded_at.set(loaded.card.loaded_at)
         self.metrics.swaps.inc()
@@ -126,7 +133,7 @@ class Service:
 
     def _model_failed(self, reason: str) -> None:
         self.metrics.failures.inc()
-        log.error("model not taken", extra={"fields": {"reason": reason, "serving": self.live.current.version}})
+        log.error("model not taken", extra={"fields": {"reason": reason}})
 
     # ---- requests -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ class Settings:
 
     Parameters
     ----------
-    store : path of an SQLite file or ``redis://…``; None: in memory, for this process alone
+    store : path of an SQLite file, which is made when it is needed, or ``redis://…``
     api_key : what ``Authorization: Bearer …`` must say; None: anybody may ask
     max_body : bytes of a request
     max_history : events of a history that are looked at, the newest
@@ -25,7 +25,7 @@ class Settings:
     watch_seconds : between two looks at the model file; 0: only when told to
     """
 
-    store: str | None = None
+    store: str = "regard.sqlite"
     api_key: str | None = None
     max_body: int = 1_000_000
     max_history: int = 10_000

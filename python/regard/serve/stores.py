@@ -82,7 +82,7 @@ def open_store(where: str, keep: int) -> Store:
 
 
 def _unavailable(error: Exception) -> RequestError:
-    return RequestError(503, "store_unavailable", f"the store cannot be used ({type(error).__name__})", retry_after=1)
+    return RequestError(503, "store_unavailable", f"the store cannot be used ({type(error).__name__})")
 
 
 def _reused() -> RequestError:

@@ -18,15 +18,20 @@ import socket
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from regard import _core
 
+from .problems import RequestError
 from .protocol import Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .live_model import Loaded
     from .service import Service
     from .settings import Process, Settings
 
@@ -88,10 +93,10 @@ def run(model: str, settings: Settings, process: Process) -> int:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     try:
         _core.set_num_threads(process.threads)
-        _check(model, settings)
+        first = _check(model, settings)
         host, port = listener.getsockname()[:2]
         log.info("listening", extra={"fields": {"host": host, "port": port, "workers": process.workers}})
-        return _Pool(model, settings, process, listener, before).watch()
+        return _Pool(lambda parent: _work(model, first, settings, process, listener, parent, before), process).watch()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         listener.close()
@@ -108,31 +113,32 @@ def _listen(process: Process) -> socket.socket:
     return listener
 
 
-def _check(model: str, settings: Settings) -> None:
+def _check(model: str, settings: Settings) -> Loaded:
     """What would fail in every worker fails here, once, and with its message. Whole digests are compared. What is
-    imported here the workers share."""
+    imported here the workers share; what is loaded serves in a worker that finds a bad file when it is born."""
     from . import service  # noqa: F401, PLC0415
     from .live_model import Loaded  # noqa: PLC0415
     from .stores import open_store  # noqa: PLC0415
 
-    Loaded(model, verify=True, n_sessions=1)  # type: ignore[arg-type]
+    loaded = Loaded(Path(model), verify=True, n_sessions=settings.sessions)
 
     async def store() -> None:
-        opened = open_store(settings.store or ":memory:", settings.keep_events)
+        opened = open_store(settings.store, settings.keep_events)
         await opened.check()
         await opened.close()
 
-    asyncio.run(store())
+    try:
+        asyncio.run(store())
+    except RequestError as error:
+        raise ValueError(f"store: {error}") from None
+    return loaded
 
 
 class _Pool:
     """The process that watches."""
 
-    def __init__(
-        self, model: str, settings: Settings, process: Process, listener: socket.socket, mask: set[Any]
-    ) -> None:
-        self._model, self._settings, self._process = model, settings, process
-        self._listener, self._mask = listener, mask
+    def __init__(self, work: Callable[[int], None], process: Process) -> None:
+        self._work, self._process = work, process
         self._here, self._there = os.pipe()  # its other end is closed when this process is gone
         self._born: dict[int, float] = {}  # by worker
 
@@ -159,7 +165,7 @@ class _Pool:
         try:
             os.close(self._there)
             gc.enable()
-            _work(self._model, self._settings, self._process, self._listener, self._here, self._mask)
+            self._work(self._here)
             code = 0
         except Exception:
             log.exception("fault", extra={"fields": {"pid": os.getpid()}})
@@ -205,13 +211,19 @@ class _Pool:
 
 
 def _work(
-    model: str, settings: Settings, process: Process, listener: socket.socket, parent: int, mask: set[Any]
+    model: str,
+    first: Loaded,
+    settings: Settings,
+    process: Process,
+    listener: socket.socket,
+    parent: int,
+    mask: set[Any],
 ) -> None:
     """A worker, from its birth to its end."""
     from .service import Service  # noqa: PLC0415
 
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    service = Service(model, settings)
+    service = Service(model, settings, fallback=first)
     Protocol.request_seconds, Protocol.service = process.request_seconds, service
     config = uvicorn.Config(
         service,
