@@ -287,7 +287,10 @@ class RedisStore:
         except ModuleNotFoundError:
             raise ModuleNotFoundError("a Redis store needs redis: pip install 'regard[redis]'") from None
         self._errors = (redis.exceptions.RedisError, OSError, asyncio.TimeoutError)
-        self._redis: Any = redis.asyncio.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+        # Requests beyond the connections wait for one instead of failing.
+        limits: dict[str, Any] = {"max_connections": 32, "timeout": 5, "socket_timeout": 5, "socket_connect_timeout": 5}
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **limits)
+        self._redis: Any = redis.asyncio.Redis.from_pool(pool)
         self._append, self._delete = map(self._redis.register_script, (_APPEND, _DELETE))
         self._keep = keep
 
