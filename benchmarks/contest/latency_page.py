@@ -56,11 +56,12 @@ PARTS = {"latency": latency, "workers": workers, "machine of latency": machine}
 
 
 def bars(results: dict[str, Any]) -> Any:
-    """Median of every contender in the requests that have peers, with a whisker to the 99th."""
-    rows = [(name, row) for name, row in results["requests"].items() if len(row["contenders"]) > 1]
+    """Median of every contender in the requests that peers can answer, with a whisker to the 99th."""
+    requests = results["requests"].items()
+    rows = [(name, row) for name, row in requests if row["kind"] == "recommend" and row["positions"] == "absolute"]
     names = list(dict.fromkeys(who for _, row in rows for who in row["contenders"]))
     picture, ax = figure(8, 0.2 * len(names) * len(rows) + 0.9)
-    height = 0.8 / max(1, len(names))
+    height = 0.8 / len(names)
     for place, who in enumerate(names):
         at = [y + height * place for y, (_, row) in enumerate(rows) if who in row["contenders"]]
         figures = [row["contenders"][who] for _, row in rows if who in row["contenders"]]
