@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from contest.page import COLOURS, DOCS, figure, fill, save, table
+from contest.page import COLOURS, DOCS, figure, fill, number, save, table
 from regard import whole_file
 
 
 def us(value: float) -> str:
-    return f"{value:.3g} µs" if value < 1000 else f"{value / 1e3:.3g} ms"
+    return number(value / 1e3)
 
 
 def latency(results: dict[str, Any]) -> str:
@@ -23,7 +23,7 @@ def latency(results: dict[str, Any]) -> str:
         asked = ""
         if row["required_us"] is not None:
             asked = f"{us(row['required_us'])} / {us(row['goal_us'])}"
-            asked += ", below" if ours["p50_us"] > row["required_us"] else ""
+            asked += ", above" if ours["p50_us"] > row["required_us"] else ""
         rows.append(
             [
                 name,
@@ -40,7 +40,7 @@ def latency(results: dict[str, Any]) -> str:
 
 def workers(results: dict[str, Any]) -> str:
     rows = [
-        [name, f"{one['open_ms']:.3g} ms", f"{one['private_mb']:.0f} MB", f"{one['of_model_mb']:.0f} MB"]
+        [name, number(one["open_ms"]), f"{one['private_mb']:.0f} MB", f"{one['of_model_mb']:.0f} MB"]
         for name, one in results["workers"].items()
     ]
     return table(["1,000,000 items", "opening", "memory of one more process", "of that for the model"], rows)
