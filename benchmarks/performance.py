@@ -204,9 +204,9 @@ def report(results: dict[str, Any]) -> None:
         print(f"{line['work']:86} {'memory beyond its results':34} {line['mb']:6.1f} {line['required_mb']:5} MB")
 
 
-def versions() -> dict[str, str]:
+def versions(packages: dict[str, str] = PACKAGES) -> dict[str, str]:
     found = {"python": sys.version.split()[0], "regard": regard.__version__, "isa": regard.isa()}
-    for module, package in PACKAGES.items():
+    for module, package in packages.items():
         try:
             found.setdefault(module, version(package))
         except PackageNotFoundError:

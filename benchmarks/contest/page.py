@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,15 @@ def answers(results: dict[str, Any]) -> str:
 PARTS = {"machine": machine, "ratios": ratios, "memory": memory, "contenders": answers}
 
 
-def fill(text: str, results: dict[str, Any]) -> str:
-    """The page with its parts written anew."""
-    for name, part in PARTS.items():
-        begin, end = f"<!-- {name}: written by benchmarks/performance.py -->", f"<!-- end of {name} -->"
+def fill(
+    text: str,
+    results: dict[str, Any],
+    parts: dict[str, Callable[[dict[str, Any]], str]] = PARTS,
+    script: str = "performance.py",
+) -> str:
+    """The page with the parts of a script written anew."""
+    for name, part in parts.items():
+        begin, end = f"<!-- {name}: written by benchmarks/{script} -->", f"<!-- end of {name} -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise ValueError(f"docs/performance.md: expected {begin!r} and {end!r} once each")
@@ -93,7 +99,10 @@ def fill(text: str, results: dict[str, Any]) -> str:
 
 
 def figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("--docs draws with matplotlib: pip install 'regard[plots]'") from None
 
     picture = Figure(figsize=(width, height), layout="constrained")
     ax = picture.subplots()
@@ -142,17 +151,20 @@ def cost(results: dict[str, Any], curve: dict[str, Any]) -> Any:
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """One SVG for the ratios and one for each curve; the same results give the same bytes."""
-    try:
-        import matplotlib as mpl  # noqa: PLC0415
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("--docs draws with matplotlib: pip install 'regard[plots]'") from None
+    """One SVG for the ratios and one for each curve."""
+    pictures = {"performance-ratios": bars(results)}
+    pictures |= {f"performance-{curve['file']}": cost(results, curve) for curve in results["curves"] if curve["points"]}
+    save(pictures, folder)
+
+
+def save(pictures: dict[str, Any], folder: Path) -> None:
+    """As SVG; the same pictures give the same bytes."""
+    import matplotlib as mpl  # noqa: PLC0415
+
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {"ratios": bars(results)}
-    pictures |= {curve["file"]: cost(results, curve) for curve in results["curves"] if curve["points"]}
     with mpl.rc_context({"svg.hashsalt": "regard", "svg.fonttype": "none"}):
         for name, picture in pictures.items():
-            picture.savefig(folder / f"performance-{name}.svg", metadata={"Date": None})
+            picture.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
 def write(results: dict[str, Any], docs: Path = DOCS) -> None:

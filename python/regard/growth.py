@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -46,6 +47,12 @@ class GrowingCatalogue(Recommender):
     features_: EncodedFeatures | None = None
     history_: list[dict[str, Any]]
     best_epoch_: int
+    _titles: model_file.Texts | None = None
+
+    @cached_property
+    def titles_(self) -> NDArray[Any] | None:  # type: ignore[override]
+        """Decoded when first asked for, where they came from a file."""
+        return None if self._titles is None else self._titles.decoded()
 
     @property
     def _tables(self) -> tuple[str, ...]:
@@ -223,7 +230,7 @@ class GrowingCatalogue(Recommender):
         model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
         if json.loads(json.dumps(self.steps())) != content.header["steps"]:
             raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
-        self.item_ids_, self.titles_, self.popularity_ = content.item_ids, content.titles, content.popularity
+        self.item_ids_, self._titles, self.popularity_ = content.item_ids, content.titles, content.popularity
         self.params_, self.interrupted_ = content.params, False
         self.best_epoch_, self.history_ = content.header["best_epoch"], content.header["history"]
 

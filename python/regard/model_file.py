@@ -11,7 +11,6 @@ is a binary search in the mapped file: no index is stored and none is built.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -42,10 +41,36 @@ class Content:
     header: dict[str, Any]
     params: dict[str, NDArray[np.float32]]
     item_ids: Array
-    titles: Array | None
+    id_tensors: dict[str, Array]  # as `id_tensors` makes them
+    titles: Texts | None
     popularity: NDArray[np.int64]
     features: EncodedFeatures | None
     quantized: NDArray[np.uint8] | None
+
+
+@dataclass
+class Texts:
+    """Texts as the file has them: UTF-8, text i from offsets[i] to offsets[i + 1]."""
+
+    where: str  # for messages
+    bytes: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def decoded(self) -> Array:
+        """As NumPy has them; ValueError where they are not UTF-8."""
+        n, width = len(self), max(1, int(np.diff(self.offsets).max(initial=1)))
+        if self.bytes.max(initial=0) < 128:  # ASCII: all at once
+            cells = np.zeros((n, width), np.uint8)
+            cells[np.arange(width) < np.diff(self.offsets)[:, None]] = self.bytes
+            return cells.astype(np.uint32).view(f"U{width}").ravel()
+        raw, ends = self.bytes.tobytes(), self.offsets.tolist()
+        try:
+            return np.array([raw[ends[i] : ends[i + 1]].decode() for i in range(n)], dtype=np.str_)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.where}: not UTF-8 ({error}): the file is damaged") from None
 
 
 def write(
@@ -87,7 +112,7 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
     ----------
     path : path
     verify : bool, default False
-        Also compare the SHA-256 of every tensor.
+        Also read all of it: compare the SHA-256 of every tensor, and refuse item vectors that are not finite.
 
     Raises
     ------
@@ -99,8 +124,9 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
     header, tensors = read_tensors(name, verify=verify)
     if header["kind"] == NN:
         raise ValueError(f"{name}: a model of regard.nn: use regard.nn.load_model")
-    item_ids = _take_ids(name, _ITEMS, tensors)
-    titles = _take_strings(name, _TITLES, tensors) if f"{_TITLES}.bytes" in tensors else None
+    packed = {key: tensor for key, tensor in tensors.items() if key.startswith(_ITEMS)}
+    item_ids = _take_ids(name, tensors)
+    titles = _take_texts(name, _TITLES, tensors) if f"{_TITLES}.bytes" in tensors else None
     popularity = _take(name, _POPULARITY, tensors, np.int64)
     if len(popularity) != len(item_ids) or (titles is not None and len(titles) != len(item_ids)):
         raise ValueError(f"{name}: popularity and titles: expected {len(item_ids)} entries, one for each item")
@@ -114,9 +140,9 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
     for key, tensor in tensors.items():
         if tensor.dtype != np.float32:
             raise ValueError(f"{name}: tensor {key!r}: expected float32, got {tensor.dtype}")
-        if not np.isfinite(tensor).all():
+        if (verify or tensor.shape[:1] != item_ids.shape) and not np.isfinite(tensor).all():
             raise ValueError(f"{name}: tensor {key!r} has values that are not finite: the file is damaged")
-    return Content(name, header, tensors, item_ids, titles, popularity, features, quantized)
+    return Content(name, header, tensors, item_ids, packed, titles, popularity, features, quantized)
 
 
 def id_tensors(item_ids: Array) -> dict[str, Array]:
@@ -175,8 +201,9 @@ def _take(path: str, name: str, tensors: dict[str, Array], kind: type) -> Array:
     return tensor
 
 
-def _take_ids(path: str, name: str, tensors: dict[str, Array]) -> Array:
-    ids = _take(path, name, tensors, np.int64) if name in tensors else _take_strings(path, name, tensors)
+def _take_ids(path: str, tensors: dict[str, Array]) -> Array:
+    number = _ITEMS in tensors
+    ids = _take(path, _ITEMS, tensors, np.int64) if number else _take_texts(path, _ITEMS, tensors).decoded()
     if len(ids) == 0 or (ids[1:] <= ids[:-1]).any():
         raise ValueError(f"{path}: item ids: expected at least one, sorted, without repeats: the file is damaged")
     return ids
@@ -188,16 +215,12 @@ def _pack_strings(name: str, strings: Array) -> dict[str, Array]:
     return {f"{name}.bytes": np.frombuffer(b"".join(parts), np.uint8), f"{name}.offsets": offsets}
 
 
-def _take_strings(path: str, name: str, tensors: dict[str, Array]) -> Array:
-    raw = _take(path, f"{name}.bytes", tensors, np.uint8).tobytes()
+def _take_texts(path: str, name: str, tensors: dict[str, Array]) -> Texts:
+    raw = _take(path, f"{name}.bytes", tensors, np.uint8)
     offsets = _take(path, f"{name}.offsets", tensors, np.int64)
-    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(raw) or (np.diff(offsets) < 0).any():
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(raw) or (offsets[1:] < offsets[:-1]).any():
         raise ValueError(f"{path}: {name}: offsets do not fit the text: the file is damaged")
-    ends = offsets.tolist()
-    try:
-        return np.array([raw[a:b].decode() for a, b in itertools.pairwise(ends)], dtype=np.str_)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: {name}: not UTF-8 ({error}): the file is damaged") from None
+    return Texts(f"{path}: {name}", raw, offsets)
 
 
 def _text_digest(text: str) -> str:

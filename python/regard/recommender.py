@@ -395,13 +395,18 @@ _KINDS = {
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Any:
-    """Read a model that ``save`` wrote. Nothing in the file is executed.
+    """Open a model that ``save`` wrote. Nothing in the file is executed.
+
+    The file is mapped, not read: a large model opens in milliseconds, and processes that open the same file share one
+    copy of its item vectors. `save` puts a new file in the place of an old one, which an open model does not notice; a
+    file that other programs write over in place must not be in use.
 
     Parameters
     ----------
     path : path
     verify : bool, default False
-        Also compare the SHA-256 of every tensor with the header.
+        Also read all of it: compare the SHA-256 of every tensor with the header, and refuse item vectors that are not
+        finite. Without it shapes, ids and all other parameters are checked.
 
     Raises
     ------

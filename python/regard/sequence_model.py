@@ -50,6 +50,7 @@ class SequenceModel(GrowingModel):
     time_bias: bool
     random_state: int
     _quantized: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None  # item vectors, and their 8-bit copy
+    _packed: tuple[NDArray[Any], dict[str, NDArray[Any]]] | None = None  # item ids, and as they lie in a file
     # what it was made of, the same kept alive, whether it is whole, and the model
     _serving: tuple[tuple[int, ...], tuple[Any, ...], bool, _core.ServingModel] | None = None
 
@@ -206,7 +207,9 @@ class SequenceModel(GrowingModel):
             header = json.dumps({"steps": self.steps(), "settings": {"max_len": plain(self.max_len)}})
             tensors = self.params_ | {"popularity": self.popularity_}
             if whole:
-                tensors |= model_file.id_tensors(self.item_ids_)
+                if self._packed is None or self._packed[0] is not self.item_ids_:
+                    self._packed = self.item_ids_, model_file.id_tensors(self.item_ids_)
+                tensors |= self._packed[1]
                 items = self.params_[self._tables[1]]
                 if len(items) >= _QUANTIZED:
                     tensors[model_file.QUANTIZED] = self._quantized_items(items)
@@ -401,6 +404,7 @@ class SequenceModel(GrowingModel):
         model = cls(**content.header["settings"])
         model._check()
         model._restore(content, model.parameters(len(content.item_ids)))
+        model._packed = content.item_ids, content.id_tensors
         if content.quantized is not None:
             items = content.params[model._tables[1]]
             if content.quantized.shape != (expected_shape := _core.quantized_shape(*items.shape)):
