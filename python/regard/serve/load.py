@@ -2,9 +2,10 @@
 
 Requests are computed one after another, so a request waits for those in flight before it. It is admitted if they are
 expected to take no longer than ``max_wait``. That lets a burst pass. While more arrives than can be answered, waiting
-is worth nothing: it makes every answer late and none more. Then only as many are in flight as keep the processor busy,
-and what is admitted is answered about as fast as without load (compare controlled delay: Nichols and Jacobson 2012,
-"Controlling Queue Delay"). Whether that is so is looked at every 20 ms, by what arrived and what an answer takes.
+is worth nothing: it makes every answer late and none more. Then a quarter of that wait is allowed, which keeps the
+processor busy, and what is admitted is answered about as fast as without load (compare controlled delay: Nichols and
+Jacobson 2012, "Controlling Queue Delay"). Whether that is so is looked at every 20 ms, by what arrived and what an
+answer takes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 
 _WINDOW = 0.02  # seconds
 _BEGINS, _ENDS = 1.2, 1.0  # load at which the tight bound begins and ends to hold: arrivals times seconds of each
-_TIGHT = 2  # requests in flight: one is computed, one is there when it is done
+_TIGHT = 0.25  # of the wait that is allowed else
 _MEMORY = 0.9  # how much of the estimate of a request's seconds stays after a window
 _ENOUGH = 8  # requests in a window for an estimate
 
@@ -40,8 +41,8 @@ class Load:
         now = time.perf_counter()
         if now - self._since > _WINDOW:
             self._look(now)
-        waits = self.in_flight
-        if waits and (waits >= _TIGHT if self.tight else waits * self._seconds > self._max_wait):
+        most = self._max_wait * (_TIGHT if self.tight else 1.0)
+        if self.in_flight and self.in_flight * self._seconds > most:
             self._refused += 1
             return False
         self.in_flight += 1
@@ -57,5 +58,5 @@ class Load:
             took = (used - self._used) / self._arrived
             self._seconds = took if not self._seconds else _MEMORY * self._seconds + (1 - _MEMORY) * took
         load = self._arrived * self._seconds / (now - self._since)
-        self.tight = load > (_ENDS if self.tight else _BEGINS)
+        self.tight = self._refused > 0 and load > (_ENDS if self.tight else _BEGINS)
         self._since, self._used, self._arrived, self._refused = now, used, 0, 0
