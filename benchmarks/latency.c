@@ -54,10 +54,10 @@ int main(int argc, char** argv) {
     regard_session* session = NULL;
     if (append) {
       check(regard_session_open(model, &session));
-      check(regard_session_append(session, history, n - 1));
+      check(regard_session_append(session, history, NULL, n - 1));
     }
     const int64_t begin = now();
-    check(append ? regard_session_append(session, history + n - 1, 1) : regard_encode(model, &histories, h));
+    check(append ? regard_session_append(session, history + n - 1, NULL, 1) : regard_encode(model, &histories, h));
     const int64_t end = now();
     if (i >= 0) taken[i] = end - begin;
     if (append) {

@@ -64,9 +64,9 @@ def lib():
         "recommend": [handle, C.POINTER(Recommend)],
         "session_open": [handle, p],
         "session_close": [handle],
-        "session_append": [handle, p, i64],
+        "session_append": [handle, p, p, i64],
         "session_recommend": [handle, C.POINTER(Recommend)],
-        "session_window": [handle, p, i64, p],
+        "session_window": [handle, p, p, i64, p],
         "session_bytes": [handle, p],
     }.items():
         getattr(lib, f"regard_{name}").argtypes = types
@@ -190,39 +190,60 @@ def test_text_ids_and_times(lib, tmp_path, rng):
     for function in (lib.regard_model_items, lib.regard_model_ids):
         assert function(model, times.ctypes.data, 0, times.ctypes.data) == INVALID
         assert b"expected one whose ids are numbers" in lib.regard_last_error()
-    session = C.c_void_p()
-    assert lib.regard_session_open(model, C.byref(session)) == INVALID
-    assert b"without time bias" in lib.regard_last_error()
     lib.regard_model_close(model)
+
+
+def test_a_session_of_a_timed_model(lib, tmp_path, rng):
+    python_model = untrained(rng, time_bias=True)
+    model, session = opened(lib, saved(tmp_path / "m", python_model)), C.c_void_p()
+    assert lib.regard_session_open(model, C.byref(session)) == OK
+    rows, times = np.array([3, -1, 5, 7], np.int32), np.array([10, 20, 300, 4000])
+    assert lib.regard_session_append(session, rows.ctypes.data, None, 4) == INVALID
+    assert lib.regard_last_error() == b"times: expected an array, got NULL"
+    assert lib.regard_session_append(session, rows.ctypes.data, times.ctypes.data, 4) == OK
+    asked_at = np.array([50_000])
+    args = arguments(n=1, histories=C.pointer(filled(Histories, asked_at=asked_at)))
+    assert lib.regard_session_recommend(session, args) == OK
+    expected = python_model.recommend(regard.TimedHistories([103, 105, 107], [0, 3], times[[0, 2, 3]], asked_at), k=4)
+    np.testing.assert_array_equal(args.arrays["items"] + 100, expected.items)
+    np.testing.assert_allclose(args.arrays["scores"], expected.scores, rtol=1e-5)
+    wrong = [C.pointer(filled(Histories, **how)) for how in ({}, {"asked_at": asked_at, "struct_size": 8})]
+    for given in (None, *wrong):
+        assert lib.regard_session_recommend(session, arguments(n=1, histories=given)) == INVALID
+    window, moments, n = np.zeros(3, np.int32), np.zeros(3, np.int64), C.c_int64()
+    assert lib.regard_session_window(session, window.ctypes.data, moments.ctypes.data, 3, C.byref(n)) == OK
+    assert window.tolist() == [3, 5, 7] and moments.tolist() == [10, 300, 4000]
+    assert lib.regard_session_window(session, window.ctypes.data, None, 3, C.byref(n)) == OK
+    assert lib.regard_session_close(session) == OK and lib.regard_model_close(model) == OK
 
 
 def test_a_session_outlives_the_handle_of_its_model(lib, path, python_model):
     model, session = opened(lib, path), C.c_void_p()
     assert lib.regard_session_open(model, C.byref(session)) == OK
     assert lib.regard_model_close(model) == OK
-    assert lib.regard_session_append(session, ROWS.ctypes.data, 6) == OK
+    assert lib.regard_session_append(session, ROWS.ctypes.data, None, 6) == OK
     args = arguments(n=1, histories=None)
     assert lib.regard_session_recommend(session, args) == OK
     expected = python_model.recommend([[103, 105, 107, 1199, 102]], k=4)
     np.testing.assert_array_equal(args.arrays["items"] + 100, expected.items)
     window, n, size = np.zeros(8, np.int32), C.c_int64(), C.c_int64()
-    assert lib.regard_session_window(session, None, 0, C.byref(n)) == OK and n.value == 5
-    assert lib.regard_session_window(session, window.ctypes.data, 4, C.byref(n)) == INVALID
-    assert lib.regard_session_window(session, window.ctypes.data, 8, C.byref(n)) == OK
+    assert lib.regard_session_window(session, None, None, 0, C.byref(n)) == OK and n.value == 5
+    assert lib.regard_session_window(session, window.ctypes.data, None, 4, C.byref(n)) == INVALID
+    assert lib.regard_session_window(session, window.ctypes.data, None, 8, C.byref(n)) == OK
     assert window[:5].tolist() == [3, 5, 7, 1099, 2]
     assert lib.regard_session_bytes(session, C.byref(size)) == OK and size.value > 0
     for wrong in (np.array([1100], np.int32), np.array([-2], np.int32)):
-        assert lib.regard_session_append(session, wrong.ctypes.data, 1) == INVALID
-    assert lib.regard_session_append(session, None, 1) == INVALID
-    assert lib.regard_session_append(session, None, 0) == OK
+        assert lib.regard_session_append(session, wrong.ctypes.data, None, 1) == INVALID
+    assert lib.regard_session_append(session, None, None, 1) == INVALID
+    assert lib.regard_session_append(session, None, None, 0) == OK
     assert lib.regard_session_recommend(session, arguments(n=1)) == INVALID
     assert b"histories: expected NULL" in lib.regard_last_error()
     assert lib.regard_session_close(session) == OK
     for call in (
         lambda: lib.regard_session_close(session),
-        lambda: lib.regard_session_append(session, ROWS.ctypes.data, 1),
+        lambda: lib.regard_session_append(session, ROWS.ctypes.data, None, 1),
         lambda: lib.regard_session_recommend(session, args),
-        lambda: lib.regard_session_window(session, None, 0, C.byref(n)),
+        lambda: lib.regard_session_window(session, None, None, 0, C.byref(n)),
         lambda: lib.regard_session_bytes(session, C.byref(size)),
     ):
         assert call() == INVALID

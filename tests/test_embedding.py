@@ -1,9 +1,11 @@
 """The programs of docs/embedding.md compile and answer as Python does; the package files are found and used."""
 
+import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,23 +68,15 @@ def package(tmp_path):
     return package
 
 
-@needs("gcc")
-@needs("pkg-config")
-def test_the_c_program_is_built_with_pkg_config_and_answers_as_python_does(package, model_and_best, tmp_path):
-    path, best = model_and_best
+def built_with_pkg_config(package, tmp_path):
     (tmp_path / "service.c").write_text(program("c"))
     flags = run("pkg-config", "--cflags", "--libs", "regard", env={"PKG_CONFIG_PATH": package / "pkgconfig"})
     strict = ["-std=c11", "-Wall", "-Wextra", "-pedantic", "-Werror"]
     run("gcc", *strict, tmp_path / "service.c", *flags, "-o", tmp_path / "service")
-    assert run(tmp_path / "service", path)[::2] == best
-    done = subprocess.run([tmp_path / "service", tmp_path / "no"], text=True, capture_output=True, check=False)
-    assert done.returncode == 1 and done.stderr.startswith(f"{tmp_path / 'no'}: No such file")
+    return tmp_path / "service"
 
 
-@needs("g++")
-@needs("cmake")
-def test_the_cpp_program_is_built_with_the_cmake_package_and_answers_as_python_does(package, model_and_best, tmp_path):
-    path, best = model_and_best
+def built_with_cmake(package, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     (source / "service.cpp").write_text(program("cpp"))
@@ -94,7 +88,43 @@ def test_the_cpp_program_is_built_with_the_cmake_package_and_answers_as_python_d
     )
     run("cmake", "-S", source, "-B", source / "build", f"-Dregard_ROOT={package / 'cmake'}")
     run("cmake", "--build", source / "build")
-    assert run(source / "build" / "service", path) == best
+    return source / "build" / "service"
+
+
+@needs("gcc")
+@needs("pkg-config")
+def test_the_c_program_is_built_with_pkg_config_and_answers_as_python_does(package, model_and_best, tmp_path):
+    path, best = model_and_best
+    service = built_with_pkg_config(package, tmp_path)
+    assert run(service, path)[::2] == best
+    done = subprocess.run([service, tmp_path / "no"], text=True, capture_output=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith(f"{tmp_path / 'no'}: No such file")
+
+
+@needs("g++")
+@needs("cmake")
+def test_the_cpp_program_is_built_with_the_cmake_package_and_answers_as_python_does(package, model_and_best, tmp_path):
+    path, best = model_and_best
+    assert run(built_with_cmake(package, tmp_path), path) == best
+
+
+@pytest.mark.slow
+@needs("gcc")
+@needs("g++")
+@needs("pkg-config")
+@needs("cmake")
+def test_a_wheel_carries_what_the_programs_are_built_with(model_and_best, tmp_path):
+    path, best = model_and_best
+    pip = (sys.executable, "-m", "pip")
+    run(*pip, "wheel", "--no-deps", "-w", tmp_path, ROOT)
+    site, (wheel,) = tmp_path / "site", tmp_path.glob("regard-*.whl")
+    run(*pip, "install", "--no-deps", "--target", site, wheel)
+    ask = "import regard; print(regard.get_include(), regard.get_library())"
+    told = run(sys.executable, "-c", ask, env=os.environ | {"PYTHONPATH": str(site)}, cwd=tmp_path)
+    package = site / "regard"
+    assert told == [str(package / "include"), str(package / "libregard.so.0")]
+    assert run(built_with_pkg_config(package, tmp_path), path)[::2] == best
+    assert run(built_with_cmake(package, tmp_path), path) == best
 
 
 @needs("rustc")

@@ -12,6 +12,7 @@ import regard
 from regard.models.self_attention import CHOICES
 from regard.recommender import POPULAR, SHORT
 from regard.sessions import Sessions
+from regard.timed import TimedHistories
 
 OPTIONS = {name: CHOICES[name] for name in ("positions", "norm", "ffn", "residual")} | {"n_heads": (1, 3)}
 COMBINATIONS = [dict(zip(OPTIONS, chosen, strict=True)) for chosen in itertools.product(*OPTIONS.values())]
@@ -106,11 +107,60 @@ def test_ids_of_another_type_are_refused_and_change_nothing(wrong, rng):
     assert session.window.tolist() == [101]
 
 
-def test_k_below_one_and_a_model_with_a_time_bias_are_refused(rng):
+def test_k_below_one_is_refused(rng):
     with pytest.raises(ValueError, match="k: expected at least 1, got 0"):
         untrained(rng).session([101]).recommend(0)
-    with pytest.raises(ValueError, match="time_bias: expected a model without it"):
-        untrained(rng, time_bias=True).session()
+
+
+@pytest.mark.parametrize("settings", COMBINATIONS, ids=lambda s: "-".join(map(str, s.values())))
+def test_with_a_time_bias_every_append_answers_as_the_timed_window_does(settings, rng):
+    """Events one by one and a few at once, unknown ones between, over slides, asked at several moments."""
+    max_len = int(rng.integers(3, 40))
+    model = untrained(rng, n_blocks=2, max_len=max_len, time_bias=True, **settings)
+    session, window, now = model.session(), [], 0
+    while now < 10**6:
+        n = int(rng.choice([1, 1, 1, 2, 7]))
+        items, gaps = rng.integers(95, 140, n), rng.integers(0, 20_000, n)
+        times = now + np.cumsum(gaps)
+        now = int(times[-1])
+        session.append(items.tolist() if n > 1 else int(items[0]), times if n > 1 else now)
+        events = [(i, t) for i, t in zip(items.tolist(), times.tolist(), strict=True) if i >= 100]
+        for event in events if len(events) < max_len else []:
+            window = window[max(1, max_len // 4) :] if len(window) == max_len else window
+            window.append(event)
+        window = events[-max_len:] if len(events) >= max_len else window
+        assert list(zip(session.window.tolist(), session.times.tolist(), strict=True)) == window
+        for asked_at in (now, now + 3600, now + 10**6):
+            histories = TimedHistories(session.window, [0, len(window)], session.times, asked_at)
+            got, expected = session.recommend(5, asked_at=asked_at), model.recommend(histories, 5)
+            room = 1e-5 * np.abs(expected.scores).max()
+            np.testing.assert_allclose(got.scores, expected.scores, rtol=0, atol=room)
+    again = model.session(TimedHistories(session.window, [0, len(window)], session.times))
+    answers = [one.recommend(5, asked_at=now) for one in (again, session)]
+    np.testing.assert_allclose(answers[0].scores, answers[1].scores, rtol=0, atol=room)
+
+
+def test_the_moment_that_is_asked_about_is_seen_and_is_now_unless_given(rng, monkeypatch):
+    model = untrained(rng, time_bias=True)
+    session = model.session(TimedHistories([101, 102], [0, 2], [10, 20]))
+    soon, late = (session.recommend(3, asked_at=at).scores for at in (21, "1980-01-01"))
+    assert np.abs(soon - late).max() > 1e-3
+    monkeypatch.setattr("time.time", lambda: 21.9)
+    np.testing.assert_array_equal(session.recommend(3).scores, soon)
+
+
+def test_times_that_are_missing_or_do_not_fit_are_refused_and_change_nothing(rng):
+    model = untrained(rng, time_bias=True)
+    session = model.session(TimedHistories([101], [0, 1], [10]))
+    for wrong in (None, [1, 2], [np.nan], ["a"]):
+        with pytest.raises(ValueError, match="times: expected"):
+            session.append(102, wrong)
+    with pytest.raises(ValueError, match="times: expected"):
+        model.session([101])
+    with pytest.raises(ValueError, match="history: expected one history, got 2"):
+        model.session(TimedHistories([101, 102], [0, 1, 2], [10, 20]))
+    assert session.window.tolist() == [101] and session.times.tolist() == [10]
+    assert untrained(rng).session([101]).times is None
 
 
 def test_a_session_keeps_the_model_that_it_began_with():

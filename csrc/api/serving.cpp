@@ -234,35 +234,47 @@ regard_status regard_session_close(regard_session* session) {
   return guarded([&] { sessions().remove(session); });
 }
 
-regard_status regard_session_append(regard_session* handle, const int32_t* items, int64_t n) {
+regard_status regard_session_append(regard_session* handle, const int32_t* items, const int64_t* times, int64_t n) {
   return guarded([&] {
     const auto session = sessions().get(handle);
     regard::at_least(n, 0, "n");
     check_items(items, n, session->model(), "items");
-    session->append(items, n);
+    if (session->model().encoder().timed()) require(times, "times", n);
+    session->append(items, times, n);
   });
 }
 
-regard_status regard_session_recommend(const regard_session* handle, const regard_recommend_args* args) {
+regard_status regard_session_recommend(regard_session* handle, const regard_recommend_args* args) {
   return guarded([&] {
     const auto session = sessions().get(handle);
     const Request request = checked(args);
-    if (args->histories != nullptr) invalid("histories", "NULL, as a session has its own", "one");
+    const regard_histories* asked = args->histories;
+    const bool timed = session->model().encoder().timed();
+    if (!timed && asked != nullptr) invalid("histories", "NULL, as a session has its own", "one");
+    if (timed) {
+      require(asked, "histories");
+      regard::at_least(static_cast<int64_t>(asked->struct_size), static_cast<int64_t>(sizeof *asked),
+                       "struct_size of histories");
+      require(asked->asked_at, "asked_at");
+    }
     check_answers(*args, 1, session->model());
-    session->recommend(request);
+    session->recommend(request, timed ? *asked->asked_at : 0);
   });
 }
 
-regard_status regard_session_window(const regard_session* handle, int32_t* items, int64_t room, int64_t* n) {
+regard_status regard_session_window(const regard_session* handle, int32_t* items, int64_t* times, int64_t room,
+                                    int64_t* n) {
   return guarded([&] {
     require(n, "n");
     const auto session = sessions().get(handle);
-    const std::vector<int32_t> window = session->window();
+    std::vector<int64_t> moments;
+    const std::vector<int32_t> window = session->window(&moments);
     *n = static_cast<int64_t>(window.size());
     if (room == 0) return;
     regard::at_least(room, *n, "room");
     require(items, "items");
     std::copy(window.begin(), window.end(), items);
+    if (times != nullptr) std::copy(moments.begin(), moments.end(), times);
   });
 }
 

@@ -164,19 +164,22 @@ class ServingSession {
   ServingSession& operator=(const ServingSession&) = delete;
 
   // How many of plain ids were unknown; None, and nothing done, for anything else.
-  py::object append_ids(const py::object& list) {
+  py::object append_ids(const py::object& list, const py::object& times) {
     const std::vector<int32_t>* items = model_.items_of(list);
     if (items == nullptr) return py::none();
-    append(items->data(), static_cast<int64_t>(items->size()));
+    append(items->data(), times, static_cast<int64_t>(items->size()));
     return py::int_(std::count(items->begin(), items->end(), -1));
   }
-  void append_items(const py::object& items) {
+  void append_items(const py::object& items, const py::object& times) {
     const int64_t n = shape_of(items, "items", 1)[0];
-    append(in<int32_t>(items, "items", {n}), n);
+    append(in<int32_t>(items, "items", {n}), times, n);
   }
-  py::tuple recommend(int64_t k, bool exclude_seen, const py::object& allow, const py::object& deny,
-                      int64_t n_unknown) const {
+  py::tuple recommend(int64_t k, bool exclude_seen, const py::object& allow, const py::object& deny, int64_t n_unknown,
+                      std::optional<int64_t> asked_at) {
     regard_recommend_args args{};
+    regard_histories asked{};
+    asked.struct_size = sizeof asked;
+    if (asked_at) asked.asked_at = &*asked_at, args.histories = &asked;
     int64_t allowed[] = {0, 0}, denied[] = {0, 0};
     if (!allow.is_none()) {
       allowed[1] = shape_of(allow, "allow", 1)[0];
@@ -190,12 +193,14 @@ class ServingSession {
       return regard_session_recommend(session_, filled);
     });
   }
-  py::array_t<int32_t> window() const {
+  // Items, and their times, which mean nothing where the model has no time bias.
+  py::tuple window() const {
     int64_t n = 0;
-    check(regard_session_window(session_, nullptr, 0, &n));
+    check(regard_session_window(session_, nullptr, nullptr, 0, &n));
     py::array_t<int32_t> items(n);
-    if (n > 0) check(regard_session_window(session_, items.mutable_data(), n, &n));
-    return items;
+    py::array_t<int64_t> times(n);
+    if (n > 0) check(regard_session_window(session_, items.mutable_data(), times.mutable_data(), n, &n));
+    return py::make_tuple(items, times);
   }
   int64_t bytes() const {
     int64_t bytes = 0;
@@ -204,8 +209,9 @@ class ServingSession {
   }
 
  private:
-  void append(const int32_t* items, int64_t n) {
-    call([&] { return regard_session_append(session_, items, n); });
+  void append(const int32_t* items, const py::object& times, int64_t n) {
+    const int64_t* moments = in_or_null<int64_t>(times, "times", {n});
+    call([&] { return regard_session_append(session_, items, moments, n); });
   }
 
   py::object owner_;  // keeps the model's arrays alive
@@ -223,10 +229,10 @@ void bind_serving(py::module_& m) {
       .def("recommend_one", &ServingModel::recommend_one, py::arg("history"), py::arg("k"), py::arg("exclude_seen"));
   py::class_<ServingSession>(m, "ServingSession")
       .def(py::init<py::object>(), py::arg("model"))
-      .def("append_ids", &ServingSession::append_ids, py::arg("ids"))
-      .def("append_items", &ServingSession::append_items, py::arg("items"))
+      .def("append_ids", &ServingSession::append_ids, py::arg("ids"), py::arg("times"))
+      .def("append_items", &ServingSession::append_items, py::arg("items"), py::arg("times"))
       .def("recommend", &ServingSession::recommend, py::arg("k"), py::arg("exclude_seen"), py::arg("allow"),
-           py::arg("deny"), py::arg("n_unknown"))
+           py::arg("deny"), py::arg("n_unknown"), py::arg("asked_at"))
       .def("window", &ServingSession::window)
       .def("bytes", &ServingSession::bytes);
 }

@@ -58,6 +58,9 @@ struct NewestAttention {    // of one query, see cpu/attention_newest.h
   float softmax_scale;
   const float* bias;  // (n_heads, bias_len) by distance, or null
   int64_t bias_len;
+  const float* time_bias;   // (n_heads, n_buckets) by the seconds between query and key, or null
+  const int64_t* times_k;   // (n_keys), where there is a time bias
+  int64_t n_buckets, time;  // time: of the query
 };
 
 struct CrossEntropy {

@@ -160,7 +160,7 @@ typedef struct regard_recommend_args {
 REGARD_API regard_status regard_recommend(const regard_model* model, const regard_recommend_args* args);
 
 /* The history of a user who is here, whose keys and values are kept: an event costs what is new in it. It may be used
- * by several threads, which wait for each other; it may outlive the handle of its model. Not for a timed model.
+ * by several threads, which wait for each other; it may outlive the handle of its model.
  *
  * Before an event that finds max_len events, the oldest max_len / 4 (at least 1) are forgotten;
  * of more than max_len at once the newest are kept. The answers are those
@@ -169,12 +169,16 @@ typedef struct regard_session regard_session;
 
 REGARD_API regard_status regard_session_open(const regard_model* model, regard_session** session);
 REGARD_API regard_status regard_session_close(regard_session* session);
-/* Item -1 is skipped. */
-REGARD_API regard_status regard_session_append(regard_session* session, const int32_t* items, int64_t n);
-/* histories: NULL; all else as for one history. */
-REGARD_API regard_status regard_session_recommend(const regard_session* session, const regard_recommend_args* args);
-/* n: how many events are in the window. items: (room), room 0 to ask for the number alone. */
-REGARD_API regard_status regard_session_window(const regard_session* session, int32_t* items, int64_t room, int64_t* n);
+/* Item -1 is skipped. times: (n) whole seconds, of a timed model; else not read. */
+REGARD_API regard_status regard_session_append(regard_session* session, const int32_t* items, const int64_t* times,
+                                               int64_t n);
+/* histories: NULL, or for a timed model a struct of which asked_at alone is read, for one history; all else as for one
+ * history. */
+REGARD_API regard_status regard_session_recommend(regard_session* session, const regard_recommend_args* args);
+/* n: how many events are in the window. items, times: (room), room 0 to ask for the number alone. times may be NULL,
+ * and is left as it is by a model that is not timed. */
+REGARD_API regard_status regard_session_window(const regard_session* session, int32_t* items, int64_t* times,
+                                               int64_t room, int64_t* n);
 /* The memory that it takes now; it grows with the window, to 8 to 16 bytes for each event, element of dim and
  * attention. */
 REGARD_API regard_status regard_session_bytes(const regard_session* session, int64_t* bytes);

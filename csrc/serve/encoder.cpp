@@ -217,6 +217,7 @@ struct Encoder::Block {
   float* scratch = nullptr;
   KeysAndValues* kept = nullptr;  // of the next attention, for one history whose events before `first` are there
   int64_t first = 0;
+  const int64_t* all_times = nullptr;  // of that history
 
   float* take() { return unused[--n_unused]; }
   void give(float* buffer) { unused[n_unused++] = buffer; }
@@ -442,9 +443,10 @@ void Encoder::attend(const Step& step, Block& block) const {
   if (block.kept != nullptr) block.keep(step, maps[1], maps[2]);
   if (block.first > 0) {
     const KeysAndValues& kept = *block.kept;
-    block.use.attention_newest({maps[0], kept.key_panels.data(), kept.values.data(), out, block.first + 1, step.heads,
-                                head_dim, scale, step.distance_bias, step.bias_len},
-                               block.scratch);
+    block.use.attention_newest(
+        {maps[0], kept.key_panels.data(), kept.values.data(), out, block.first + 1, step.heads, head_dim, scale,
+         step.distance_bias, step.bias_len, step.time_bias, block.all_times, step.n_buckets, block.next_times[0]},
+        block.scratch);
   } else {
     Attention a{};
     a.q = maps[0], a.k = maps[1], a.v = maps[2], a.out = out, a.lse = block.lse;
@@ -467,13 +469,19 @@ int64_t Encoder::attentions() const {
                        [](const Step& step) { return step.kind == Step::Kind::attention; });
 }
 
-void Encoder::extend(const int32_t* items, int64_t n, int64_t known, KeysAndValues* kept, float* h) const {
+void Encoder::extend(const int32_t* items, const int64_t* times, int64_t n, int64_t asked_at, int64_t known,
+                     KeysAndValues* kept, float* h) const {
   while (known < n) {
     Block block;
     reserve(block, known > 0 ? 1 : n);
     block.kept = kept, block.first = known;
     block.n = 1, block.cu[0] = block.each[0] = 0, block.cu[1] = block.rows, block.each[1] = 1;
+    block.all_times = times;
     std::copy_n(items + known, block.rows, block.items);
+    for (int64_t i = 0; i < block.rows && timed_; ++i) {
+      block.times[i] = times[known + i];
+      block.next_times[i] = known + i + 1 < n ? times[known + i + 1] : asked_at;
+    }
     known += block.rows;
     run(block);
     if (known == n) std::copy_n(block.x, dim_, h);

@@ -56,8 +56,9 @@ class Encoder {
   void encode(const Histories& histories, int64_t n, float* h) const;
 
   // The same of one history of n known events, n up to max_len, whose first `known` have left their keys and values in
-  // `kept`, one for each attention; the others leave theirs. Not for a model with a time bias.
-  void extend(const int32_t* items, int64_t n, int64_t known, KeysAndValues* kept, float* h) const;
+  // `kept`, one for each attention; the others leave theirs. times: (n), of a model with a time bias.
+  void extend(const int32_t* items, const int64_t* times, int64_t n, int64_t asked_at, int64_t known,
+              KeysAndValues* kept, float* h) const;
   int64_t attentions() const;
 
  private:

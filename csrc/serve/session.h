@@ -8,23 +8,27 @@ namespace regard {
 
 class Session {
  public:
-  // std::invalid_argument for a model with a time bias: when the next event comes is known when it comes, and changes
-  // what the event before it was.
   explicit Session(std::shared_ptr<const Model> model);
 
   const Model& model() const { return *model_; }
 
   // Events one after another, -1 for one that is not known and is skipped. Before an event that finds max_len events
   // the oldest quarter of them is forgotten, and all that is left is encoded anew.
-  void append(const int32_t* items, int64_t n);
-  void recommend(Request request) const;  // without histories: those of the session
-  std::vector<int32_t> window() const;    // the events that it knows, oldest first; what a session can be made of again
+  // times: (n) whole seconds, of a model with a time bias.
+  void append(const int32_t* items, const int64_t* times, int64_t n);
+  void recommend(Request request, int64_t asked_at);  // without histories: those of the session
+  // The events that it knows, oldest first, and their times if it has them: what a session can be made of again.
+  std::vector<int32_t> window(std::vector<int64_t>* times) const;
   int64_t bytes() const;
 
  private:
   const std::shared_ptr<const Model> model_;
   mutable std::mutex mutex_;
   std::vector<int32_t> items_;
+  std::vector<int64_t> times_;
+  // Events in the cache. With a time bias the newest is not among them: the time of the next event, which it sees, is
+  // not known yet.
+  size_t settled_ = 0;
   std::vector<float> h_;
   std::vector<KeysAndValues> kept_;  // of each attention
 };

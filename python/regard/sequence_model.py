@@ -241,7 +241,8 @@ class SequenceModel(GrowingModel):
         Parameters
         ----------
         history : item ids, oldest first, default none
-            Unknown ids are skipped; only the newest ``max_len`` known events count.
+            Unknown ids are skipped; only the newest ``max_len`` known events count. A model with a time bias needs
+            `TimedHistories` of one row, or none.
 
         Returns
         -------
@@ -251,18 +252,20 @@ class SequenceModel(GrowingModel):
         Raises
         ------
         ValueError
-            The model has a time bias: when the next event comes is known when it comes, and changes what the event
-            before it was.
+            The model has a time bias, and the events have no times.
         TypeError
             Ids of another type than the catalogue's.
         """
         from regard.sessions import Session  # noqa: PLC0415
 
         self._check_fitted()
-        if self.time_bias:
-            raise ValueError("time_bias: expected a model without it, whose sessions cannot be kept")
         session = Session(self)
-        session.append(list(history) if isinstance(history, tuple) else history)
+        if isinstance(history, TimedHistories):
+            if len(history) != 1:
+                raise ValueError(f"history: expected one history, got {len(history)}")
+            session.append(history.values, history.times)
+        elif np.ndim(history) == 0 or len(history):
+            session.append(list(history) if isinstance(history, tuple) else history)
         return session
 
     def _timed(self, histories: Ragged) -> TimedHistories | None:

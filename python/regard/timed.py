@@ -44,10 +44,10 @@ class TimedHistories(Ragged):
 
     def __init__(self, values: ArrayLike, offsets: ArrayLike, times: ArrayLike, asked_at: Any = None) -> None:
         super().__init__(values, offsets)
-        self.times = _whole_seconds("times", times, len(self.values))
+        self.times = whole_seconds("times", times, len(self.values))
         if asked_at is None or np.ndim(asked_at) == 0:
-            asked_at = np.full(len(self), np.floor(time.time() if asked_at is None else seconds(asked_at)))
-        self.asked_at = _whole_seconds("asked_at", asked_at, len(self))
+            asked_at = np.full(len(self), moment(asked_at))
+        self.asked_at = whole_seconds("asked_at", asked_at, len(self))
 
     @classmethod
     def from_lists(  # type: ignore[override]
@@ -105,7 +105,14 @@ class TimedHistories(Ragged):
         return Ragged(np.arange(len(self.values)), self.offsets)
 
 
-def _whole_seconds(name: str, times: ArrayLike, n: int) -> NDArray[np.int64]:
+def moment(asked_at: Any) -> int:
+    """Whole Unix seconds of a time, or of now; ValueError or TypeError as of `regard.tables.seconds`."""
+    at = time.time() if asked_at is None else seconds(asked_at)
+    return int(whole_seconds("asked_at", [at], 1)[0])
+
+
+def whole_seconds(name: str, times: ArrayLike, n: int) -> NDArray[np.int64]:
+    """A row of n times as whole Unix seconds, fractions cut off; ValueError otherwise."""
     array = np.asarray(times)
     if array.shape != (n,) or array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected {n} numbers (Unix seconds), got {array.dtype} of shape {array.shape}")

@@ -64,15 +64,20 @@ void answer(const regard_model* model, unsigned seed) {
   }
   regard_session* session = nullptr;
   if (regard_session_open(model, &session) != REGARD_OK) return;
-  Answers answers(1, nullptr);
+  int64_t time = draw(1000000);
+  const regard_histories asked{sizeof asked, nullptr, nullptr, 1, nullptr, &time};
+  Answers answers(1, info.timed ? &asked : nullptr);
   for (int64_t i = 0; i < 2 * (info.max_len < 40 ? info.max_len : 40); ++i) {
     const auto item = static_cast<int32_t>(draw(info.n_items));
-    regard_session_append(session, &item, 1);
+    time += draw(100000);
+    regard_session_append(session, &item, &time, 1);
+    time += draw(100000);
     regard_session_recommend(session, &answers.args);
   }
+  std::vector<int64_t> times(static_cast<size_t>(info.max_len));
   std::vector<int32_t> window(static_cast<size_t>(info.max_len));
   int64_t size = 0;
-  regard_session_window(session, window.data(), info.max_len, &size);
+  regard_session_window(session, window.data(), times.data(), info.max_len, &size);
   regard_session_close(session);
 }
 
@@ -105,16 +110,21 @@ void damage(const std::string& bytes, int rounds) {
 void share(const char* path) {
   regard_model* model = nullptr;
   need(regard_model_open(path, &model) == REGARD_OK, path);
+  regard_model_info info{};
+  info.struct_size = sizeof info;
+  regard_model_describe(model, &info);
   regard_session* session = nullptr;
   regard_session_open(model, &session);
   std::vector<std::thread> threads;
   for (unsigned t = 0; t < 4; ++t)
     threads.emplace_back([=] {
-      Answers answers(1, nullptr);
+      const int64_t time = 1000;
+      const regard_histories asked{sizeof asked, nullptr, nullptr, 1, nullptr, &time};
+      Answers answers(1, info.timed ? &asked : nullptr);
       for (unsigned i = 0; i < 20; ++i) {
         answer(model, t * 100 + i);
         const auto item = static_cast<int32_t>(i % 5);
-        regard_session_append(session, &item, 1);
+        regard_session_append(session, &item, &time, 1);
         regard_session_recommend(session, &answers.args);
         if (t == 0 && i == 15) regard_model_close(model);
         if (t == 1 && i == 17) regard_session_close(session);
