@@ -16,6 +16,7 @@ import csv
 import datetime
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -60,8 +61,9 @@ if %(pause)f > 0 then  -- milliseconds between an answer and the next request, d
   function delay() return math.floor(-math.log(1 - math.random()) * %(pause)f + 0.5) end
 end
 function done(summary, latency)
-  io.write(string.format("RESULT %%d %%d %%f %%f %%f\\n", summary.requests, summary.errors.status, summary.duration / 1e6,
-    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+  local p50, p99 = latency:percentile(50) / 1e3, latency:percentile(99) / 1e3
+  local took = summary.duration / 1e6
+  io.write(string.format("RESULT %%d %%d %%f %%f %%f\\n", summary.requests, summary.errors.status, took, p50, p99))
 end
 """
 
@@ -97,7 +99,7 @@ def script(folder: str, n_items: int, pause: float = 0.0) -> Path:
 
 
 def wrk(service: Service, what: Path, connections: int, seconds: float) -> subprocess.Popen[str]:
-    command = [*pin(1), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(what)]
+    command = [*pin(1), "wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", str(what)]
     return subprocess.Popen([*command, f"http://127.0.0.1:{service.port}"], stdout=subprocess.PIPE, text=True)
 
 
@@ -134,7 +136,7 @@ def overload(path: Path, folder: str, n_items: int, body: Path, capacity: int, s
     with started(path, folder) as service:
         probe(service, body, 1)
         report: dict[str, Any] = {"capacity_per_second": capacity, "before": probe(service, body, seconds)}
-        running = wrk(service, script(folder, n_items, 1e3 * CROWD / (3 * capacity)), CROWD, seconds + 0.5)
+        running = wrk(service, script(folder, n_items, 1e3 * CROWD / (3 * capacity)), CROWD, seconds + 1)
         time.sleep(0.2)
         report["during"] = probe(service, body, seconds)
         report["load"] = summary(running)

@@ -91,7 +91,9 @@ def offer(bound, clock, per_second, seconds):
         clock.now = at
         if not bound.in_flight:
             busy_until = at + 0.001
-        refused += not bound.admit()
+        if not bound.admit():
+            refused += 1
+            clock.used += 0.0001
         most = max(most, bound.in_flight)
     return most, answered, refused
 

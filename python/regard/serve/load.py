@@ -17,6 +17,7 @@ _BEGINS, _ENDS = 1.2, 1.0  # load at which the tight bound begins and ends to ho
 _TIGHT = 0.25  # of the wait that is allowed else
 _MEMORY = 0.9  # how much of the estimate of a request's seconds stays after a window
 _ENOUGH = 8  # requests in a window for an estimate
+_REFUSAL = 0.1  # of what an answer takes
 
 
 class Load:
@@ -33,7 +34,7 @@ class Load:
         self.tight = False
         self._seconds = 0.0  # of processor time for an answer, as far as is known
         self._arrived = self._refused = 0
-        self._since, self._used = time.perf_counter(), time.process_time()
+        self._since = self._used = 0.0  # the window that is looked at; none yet
 
     def admit(self) -> bool:
         """Whether a request that just arrived may join; if so, `done` has to be called at its end."""
@@ -53,10 +54,14 @@ class Load:
         self.in_flight -= 1
 
     def _look(self, now: float) -> None:
+        """End a window. The processor time that it took is that of its answers and refusals."""
         used = time.process_time()
-        if self._arrived >= _ENOUGH and not self._refused:
-            took = (used - self._used) / self._arrived
+        answers = self._arrived - self._refused + _REFUSAL * self._refused
+        if answers >= _ENOUGH and self._since:
+            took = (used - self._used) / answers
             self._seconds = took if not self._seconds else _MEMORY * self._seconds + (1 - _MEMORY) * took
-        load = self._arrived * self._seconds / (now - self._since)
-        self.tight = self._refused > 0 and load > (_ENDS if self.tight else _BEGINS)
+            load = self._arrived * self._seconds / (now - self._since)
+            self.tight = self._refused > 0 and load > (_ENDS if self.tight else _BEGINS)
+        else:
+            self.tight = False
         self._since, self._used, self._arrived, self._refused = now, used, 0, 0
