@@ -31,14 +31,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 
 import regard
+from contest import service_page
 from latency import untrained
 from regard import whole_file
 from regard.doctor import machine
 from service_process import Service
 
 RESULTS = Path(__file__).parent / "results" / "service.json"
-PAGE = Path(__file__).parents[1] / "docs" / "serving.md"
-PICTURE = PAGE.parent / "images" / "service.svg"
 LENGTH, K = 50, 10
 CATALOGUES = (3_416, 100_000)
 CONNECTIONS = (1, 2, 4, 8, 16, 32)
@@ -184,7 +183,7 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true", help="draw the results into docs/serving.md, measure nothing")
     arguments = parser.parse_args()
     if arguments.docs:
-        write_docs(json.loads(arguments.results.read_text()))
+        service_page.write(json.loads(arguments.results.read_text()))
         return
     for tool in ("wrk", "hey", "taskset"):
         if shutil.which(tool) is None:

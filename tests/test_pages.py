@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import service
+from contest import service_page
+from contest.page import fill
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -46,3 +50,11 @@ def test_the_table_on_target_attention_is_what_was_measured() -> None:
             for metric in ("auc", "user_auc", "log_loss"):
                 mean = sum(row[name][metric] for row in measured) / len(measured)
                 assert f"{mean:.4f}" in page, (data, name, metric)
+
+
+def test_the_page_on_serving_runs_and_shows_what_was_measured() -> None:
+    names = run("serving.md")
+    assert type(names["service"]).__name__ == "Service"
+    results = json.loads(service.RESULTS.read_text())
+    page = (DOCS / "serving.md").read_text(encoding="utf-8")
+    assert page == fill(page, results, service_page.PARTS, "service.py")
