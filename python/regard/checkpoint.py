@@ -34,12 +34,14 @@ class Checkpoint:
         Least time between two saves.
     data : str
         Fingerprint of the data that the run is trained and validated on.
+    device : "cpu" (default) or "cuda"
+        Where the run is computed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, seconds: float, data: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, seconds: float, data: str, device: str = "cpu") -> None:
         if not seconds >= 0:
             raise ValueError(f"checkpoint_seconds: expected at least 0, got {seconds}")
-        self.path, self.seconds, self.data = Path(path), seconds, data
+        self.path, self.seconds, self.data, self.device = Path(path), seconds, data, device
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"checkpoint: no folder {self.path.parent}")
         whole_file.remove_leftovers(self.path)
@@ -55,7 +57,7 @@ class Checkpoint:
             {
                 "version": _VERSION,
                 "identity": identity | {"data": self.data},
-                "computed_with": _machine(),
+                "computed_with": _machine(self.device),
                 "progress": progress,
                 "sha256": {name: tensor_file.digest(tensor) for name, tensor in tensors.items()},
             }
@@ -91,17 +93,17 @@ class Checkpoint:
             raise ValueError(f"checkpoint: {self.path} is of another run: {_differences(ours, theirs)}")
         if {name: tensor_file.digest(tensor) for name, tensor in tensors.items()} != digests:
             raise ValueError(f"{self.path}: a tensor does not have the digest in the header: the file is damaged")
-        if machine != _machine():
+        if machine != (ours := _machine(self.device)):
             warnings.warn(
-                f"{self.path} was computed with {machine}, going on with {_machine()}: the result can differ in its "
-                "last bits from that of a run without interruption",
+                f"{self.path} was computed with {machine}, going on with {ours}: the result can differ in its last "
+                "bits from that of a run without interruption",
                 stacklevel=2,
             )
         return tensors, progress
 
 
-def _machine() -> dict[str, str]:
-    return {"version": _core.version(), "isa": _core.isa()}
+def _machine(device: str) -> dict[str, str]:
+    return {"version": _core.version(), "isa": _core.isa() if device == "cpu" else device}
 
 
 def _differences(own: dict[str, Any], other: Any) -> str:
