@@ -77,7 +77,7 @@ struct PutLayer {  // y = dropout(activation(sum + bias)) + residual
     const float before = bias != nullptr ? sum + bias[j] : sum;
     if (saved != nullptr) saved[at] = before;
     const float factor = drop.of_element(i, j);
-    const float value = factor == 0.0f ? 0.0f : activated(activation, before) * factor;
+    const float value = factor == 0.0f ? 0.0f : __fmul_rn(activated(activation, before), factor);  // as dropout does
     y[at] = residual != nullptr ? value + residual[at] : value;
   }
 };
@@ -108,8 +108,8 @@ struct BeforeActivation {  // the gradient by x W^T + b
   float* gradient;
   __device__ void operator()(int64_t i) const {
     const float factor = drop.of_element(i / width, i % width);
-    const float through = activation == kIdentity ? factor : factor * slope(activation, saved[i]);
-    gradient[i] = factor == 0.0f ? 0.0f : dy[i] * through;
+    const float kept = factor == 0.0f ? 0.0f : dy[i] * factor;
+    gradient[i] = activation == kIdentity ? kept : kept * slope(activation, saved[i]);
   }
 };
 

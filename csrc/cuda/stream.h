@@ -50,13 +50,17 @@ struct RowSums {  // of the warp's rows: a lane has every 32nd element, of at mo
       first = begin[r] < first ? begin[r] : first;
       last = end[r] > last ? end[r] : last;
     }
-    for (int j = first; j < last; ++j)
-      for (int c = 0; c < C; ++c) {
-        if (lane() + c * kWarp >= dim) continue;
+    // Summed up by tile, so that the rounding of many rows does not pile up in one chain.
+    for (int c = 0; c < C; ++c) {
+      if (lane() + c * kWarp >= dim) continue;
+      float part[kWarpRows] = {};
+      for (int j = first; j < last; ++j) {
         const float x = others[j * odd(dim) + lane() + c * kWarp];
         for (int r = 0; r < kWarpRows; ++r)
-          if (j >= begin[r] && j < end[r]) of[r][c] += weights[r * (kRows + 1) + j] * x;
+          if (j >= begin[r] && j < end[r]) part[r] += weights[r * (kRows + 1) + j] * x;
       }
+      for (int r = 0; r < kWarpRows; ++r) of[r][c] += part[r];
+    }
   }
   template <class Put>
   __device__ void put(int r, int64_t dim, const Put& put_one) const {  // put_one(column, sum)

@@ -74,9 +74,9 @@ struct Best {
 
 // More than kBest answers are found kBest at a time: in each pass what is below the last of the pass before.
 __global__ void topk_kernel(Best a) {
-  uint64_t* places = shared<uint64_t>();
-  int* waiting = reinterpret_cast<int*>(places + kPlaces);  // candidates behind the kBest
-  float* query = reinterpret_cast<float*>(waiting + 2);
+  int* waiting = shared<int>();  // candidates behind the kBest
+  uint64_t* places = reinterpret_cast<uint64_t*>(waiting + 2);
+  float* query = reinterpret_cast<float*>(places + kPlaces);
   const int64_t row = blockIdx.x;
   load_query(query, a.h + row * a.dim, a.dim);
   const int64_t begin = a.allow_at != nullptr ? a.allow_at[row] : 0;
@@ -114,7 +114,6 @@ __global__ void topk_kernel(Best a) {
       a.out_scores[row * a.k + first + i] = rank == 0 ? -INFINITY : score_of(rank);
     }
     below = least;  // 0: nothing is left, and the next passes find nothing
-    __syncthreads();
   }
 }
 

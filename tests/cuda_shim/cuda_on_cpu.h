@@ -110,15 +110,21 @@ inline bool release(unsigned begin, unsigned end, State state) {
   return true;
 }
 
-inline void run_block(unsigned n, const std::vector<unsigned>& order) {
-  for (unsigned t = 0; t < n; ++t) fibres[t]->state = State::kReady;
+// Each warp in turn runs as far as it comes, to a barrier of the block: what no barrier orders may be far apart.
+inline void run_block(const std::vector<unsigned>& order) {
+  const unsigned n = static_cast<unsigned>(order.size());
+  for (Fibre* fibre : fibres) fibre->state = State::kDone;
+  for (const unsigned t : order) fibres[t]->state = State::kReady, fibres[t]->shuffles = 0;
   for (;;) {
-    for (const unsigned t : order)
-      if (fibres[t]->state == State::kReady) resume(t);
+    for (unsigned w = 0; w < n; w += 32) {
+      const unsigned first = order[w] / 32 * 32;
+      do {
+        for (unsigned lane = w; lane < w + 32; ++lane)
+          if (fibres[order[lane]]->state == State::kReady) resume(order[lane]);
+      } while (release(first, first + 32, State::kAtWarpBarrier));
+    }
     if (std::all_of(order.begin(), order.end(), [](unsigned t) { return fibres[t]->state == State::kDone; })) return;
-    bool moved = release(0, n, State::kAtBarrier);
-    for (unsigned w = 0; w < n; w += 32) moved |= release(w, std::min(w + 32, n), State::kAtWarpBarrier);
-    if (moved) continue;
+    if (release(0, n, State::kAtBarrier)) continue;
     std::string where;
     for (unsigned t = 0; t < n; ++t)
       if (fibres[t]->state != State::kDone) {
@@ -190,10 +196,17 @@ struct Opened {
   ~Opened() { memory().close(); }
 };
 
-inline std::vector<unsigned> ordered(unsigned n, std::minstd_rand& random) {
+inline std::vector<unsigned> ordered(unsigned begin, unsigned n, std::minstd_rand& random) {
   std::vector<unsigned> order(n);
-  for (unsigned i = 0; i < n; ++i) order[i] = thread_order == 1 ? n - 1 - i : i;
+  for (unsigned i = 0; i < n; ++i) order[i] = begin + (thread_order == 1 ? n - 1 - i : i);
   if (thread_order == 2) std::shuffle(order.begin(), order.end(), random);
+  return order;
+}
+
+inline std::vector<unsigned> ordered_threads(unsigned n, std::minstd_rand& random) {  // the lanes of each warp together
+  std::vector<unsigned> order;
+  for (const unsigned warp : ordered(0, n / 32, random))
+    for (const unsigned thread : ordered(warp * 32, 32, random)) order.push_back(thread);
   return order;
 }
 
@@ -205,10 +218,10 @@ inline void launch(dim3 grid, int threads, size_t shared, const std::function<vo
   while (fibres.size() < static_cast<size_t>(threads)) fibres.push_back(new Fibre);
   body = &kernel, gridDim = grid, blockDim = dim3(static_cast<unsigned>(threads));
   ++launches;
-  for (const unsigned block : ordered(grid.x * grid.y * grid.z, random)) {
+  for (const unsigned block : ordered(0, grid.x * grid.y * grid.z, random)) {
     blockIdx = dim3(block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y);
     memset(shared_memory, 0xFF, shared + 4096);
-    run_block(static_cast<unsigned>(threads), ordered(static_cast<unsigned>(threads), random));
+    run_block(ordered_threads(static_cast<unsigned>(threads), random));
   }
 }
 
@@ -218,6 +231,7 @@ inline void launch(dim3 grid, int threads, size_t shared, const std::function<vo
 #define __syncwarp() cuda_on_cpu::barrier(cuda_on_cpu::State::kAtWarpBarrier, __FILE__, __LINE__)
 #define __shfl_xor_sync(lanes, value, mask) cuda_on_cpu::shuffle_xor(value, mask, __FILE__, __LINE__)
 
+inline float __fmul_rn(float x, float y) { return x * y; }
 inline int atomicAdd(int* place, int value) {
   const int before = *place;
   *place += value;

@@ -36,15 +36,16 @@ def __getattr__(name: str) -> Any:
 def _array(name: str, array: Any, shape: Sequence[int], dtype: Any = np.float32) -> Any:
     """The array, if it is on the device and as expected."""
     wanted = np.dtype(dtype)
-    text = "(" + ", ".join("any" if n == _ANY else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
     if not isinstance(array, DeviceArray):
         raise TypeError(f"{name}: expected an array on the CUDA device, got {type(array).__name__}")
+    if array.ndim == len(shape):
+        shape = tuple(m if n == _ANY else n for n, m in zip(shape, array.shape, strict=True))
     if array.dtype != wanted:
-        raise TypeError(f"{name}: expected a {wanted} array {text}, got {array.dtype} {array.shape}")
+        raise TypeError(f"{name}: expected a {wanted} array {tuple(shape)}, got {array.dtype} {array.shape}")
     if array.ndim != len(shape):
         raise ValueError(f"{name}: expected {len(shape)} dimensions, got shape {array.shape}")
-    if any(n not in (_ANY, m) for n, m in zip(shape, array.shape, strict=True)):
-        raise ValueError(f"{name}: expected shape {text}, got {array.shape}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
     return array
 
 
