@@ -68,7 +68,7 @@ struct Task {  // 32 rows of a sequence
 };
 
 template <int C>
-__global__ void __launch_bounds__(kStreamThreads) attention_forward_kernel(Call a) {
+__global__ void __launch_bounds__(kStreamThreads, 2) attention_forward_kernel(Call a) {
   Task t;
   if (!t.find(a, a.cu_q)) return;
   const int64_t dim = a.dim, size = kRows * odd(dim), stride = a.n_heads * dim;
@@ -149,7 +149,7 @@ __device__ inline void add_slopes(const Call& a, const Task& t, const float* slo
 }
 
 template <bool KEYS, int C>
-__global__ void __launch_bounds__(kStreamThreads) attention_backward_kernel(Call a) {
+__global__ void __launch_bounds__(kStreamThreads, 2) attention_backward_kernel(Call a) {
   Task t;
   if (!t.find(a, KEYS ? a.cu_k : a.cu_q)) return;
   const int64_t dim = a.dim, size = kRows * odd(dim), stride = a.n_heads * dim, n_own = KEYS ? t.n_k : t.n_q;

@@ -20,7 +20,7 @@ struct Entropy {
   __device__ double weight(int64_t row) const { return weights != nullptr ? static_cast<double>(weights[row]) : 1.0; }
 };
 
-__global__ void __launch_bounds__(kStreamThreads) entropy_forward_kernel(Entropy a) {
+__global__ void __launch_bounds__(kStreamThreads, 2) entropy_forward_kernel(Entropy a) {
   const int64_t dim = a.dim, row = static_cast<int64_t>(blockIdx.x) * kRows, own = warp() * kWarpRows;
   float *rows = shared<float>(), *items = rows + kRows * odd(dim);
   load_rows(rows, a.h + row * dim, dim, smaller(kRows, a.n - row), dim);
@@ -66,7 +66,7 @@ void add_up(const double* x, const float* weights, int64_t n, double* sum) {
 
 // ds[i][v] = (exp(score - lse) - [v is the target]) weight / total,  dh = ds items,  ditems = ds' h
 template <bool ITEMS, int C>
-__global__ void __launch_bounds__(kStreamThreads) entropy_backward_kernel(Entropy a) {
+__global__ void __launch_bounds__(kStreamThreads, 2) entropy_backward_kernel(Entropy a) {
   const int64_t dim = a.dim, first = static_cast<int64_t>(blockIdx.x) * kRows, own = warp() * kWarpRows;
   const int64_t n_own = ITEMS ? a.n_items : a.n, n_others = ITEMS ? a.n : a.n_items;
   float *owns = shared<float>(), *others = owns + kRows * odd(dim), *slopes = others + kRows * odd(dim);

@@ -34,7 +34,7 @@ __device__ inline void load_tile(float (&tile)[kDepth][kTile + kSide], const Mat
 
 // put(part, i, j, sum) for every element. Each thread has kSide x kSide neighbours.
 template <class Put>
-__global__ void __launch_bounds__(kGemmThreads) gemm_kernel(Gemm g, Put put) {
+__global__ void __launch_bounds__(kGemmThreads, 2) gemm_kernel(Gemm g, Put put) {
   Tiles& tiles = *shared<Tiles>();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kTile, column = static_cast<int64_t>(blockIdx.y) * kTile;
   const int64_t size = (g.depth + gridDim.z - 1) / gridDim.z;

@@ -50,7 +50,7 @@ class SequenceModel(GrowingModel):
     max_len: int
     time_bias: bool
     random_state: int
-    device: str
+    device: str = "cpu"
     _quantized: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None  # item vectors, and their 8-bit copy
     _packed: tuple[NDArray[Any], dict[str, NDArray[Any]]] | None = None  # item ids, and as they lie in a file
     # what it was made of, the same kept alive, whether it is whole, and the model
