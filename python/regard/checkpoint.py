@@ -47,6 +47,9 @@ class Checkpoint:
         whole_file.remove_leftovers(self.path)
         self.saved_at = time.perf_counter()
 
+    def _computed_with(self) -> dict[str, str]:
+        return _machine() | ({} if self.device == "cpu" else {"isa": self.device})
+
     def due(self) -> bool:
         """Whether it is time to save."""
         return time.perf_counter() - self.saved_at >= self.seconds
@@ -57,7 +60,7 @@ class Checkpoint:
             {
                 "version": _VERSION,
                 "identity": identity | {"data": self.data},
-                "computed_with": _machine(self.device),
+                "computed_with": self._computed_with(),
                 "progress": progress,
                 "sha256": {name: tensor_file.digest(tensor) for name, tensor in tensors.items()},
             }
@@ -93,7 +96,7 @@ class Checkpoint:
             raise ValueError(f"checkpoint: {self.path} is of another run: {_differences(ours, theirs)}")
         if {name: tensor_file.digest(tensor) for name, tensor in tensors.items()} != digests:
             raise ValueError(f"{self.path}: a tensor does not have the digest in the header: the file is damaged")
-        if machine != (ours := _machine(self.device)):
+        if machine != (ours := self._computed_with()):
             warnings.warn(
                 f"{self.path} was computed with {machine}, going on with {ours}: the result can differ in its last "
                 "bits from that of a run without interruption",
@@ -102,8 +105,8 @@ class Checkpoint:
         return tensors, progress
 
 
-def _machine(device: str) -> dict[str, str]:
-    return {"version": _core.version(), "isa": _core.isa() if device == "cpu" else device}
+def _machine() -> dict[str, str]:
+    return {"version": _core.version(), "isa": _core.isa()}
 
 
 def _differences(own: dict[str, Any], other: Any) -> str:

@@ -29,7 +29,6 @@ CHOICES = {
     "positions": ("absolute", "relative", "none"),
     "output_table": ("tied", "separate"),
     "precision": ("highest", "high", "medium"),
-    "device": ("cpu", "cuda"),
 }
 _ON_CUDA = {"loss": "softmax", "optimizer": "adam", "time_bias": False}  # what is written for it
 
@@ -266,7 +265,7 @@ class SelfAttentionRecommender(SequenceModel):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a rate from 0 to below 1, got {self.dropout}")
-        check(self, (), CHOICES)
+        check(self, (), CHOICES | {"device": ("cpu", "cuda")})
         if self.device == "cuda":
             from regard.cuda import device_name  # noqa: PLC0415
 
