@@ -32,6 +32,14 @@ def compile_shim(folder: Path) -> Path:
     return result
 
 
+def devices() -> list[str]:
+    """The name of the device of a CUDA build, if there are both."""
+    try:
+        return [cuda.device_name()]
+    except RuntimeError:
+        return []
+
+
 def set_order(order: str) -> None:
     """In which order the shim runs threads and blocks."""
     _shim().shim_order(ORDERS.index(order))

@@ -1,6 +1,6 @@
 #!/bin/sh
-# compile.sh FOLDER nvcc ...: runs nvcc, keeps in FOLDER/NAME.ptxas what ptxas says of each kernel's registers and spills,
-# and prints what else is said.
+# compile.sh FOLDER nvcc ...: runs nvcc, keeps in FOLDER/NAME.ptxas what ptxas says of the registers and spills of each
+# kernel, and prints what else is said.
 folder=$1
 shift
 for argument; do

@@ -67,11 +67,11 @@ def shape_of(name: str, array: Any, dimensions: int) -> tuple[int, ...]:
 
 def flat(name: str, array: Any) -> NDArray[Any]:
     """The array as a vector: the same memory, never a copy that changes would be lost in."""
-    if hasattr(array, "core"):
+    if not isinstance(array, np.ndarray):
+        if not hasattr(array, "core"):
+            raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
         on_device: NDArray[Any] = array.reshape(-1)
         return on_device
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
     if not array.flags.c_contiguous:
         raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
     return array.reshape(-1)
