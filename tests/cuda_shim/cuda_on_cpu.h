@@ -33,7 +33,7 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_cpu {
 
-constexpr size_t kSharedBytes = 164 * 1024, kSlack = 1 << 20, kStackBytes = 256 * 1024, kDeviceBytes = size_t{1} << 30;
+constexpr size_t kSharedBytes = 163 * 1024, kSlack = 1 << 20, kStackBytes = 256 * 1024, kDeviceBytes = size_t{1} << 30;
 inline unsigned char* const shared_memory = static_cast<unsigned char*>(aligned_alloc(64, kSharedBytes + kSlack));
 
 inline int thread_order = 0;  // 0 forward, 1 backward, 2 shuffled
