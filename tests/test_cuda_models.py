@@ -10,7 +10,7 @@ from on_device import ORDERS, Moved
 from small_models import chains, small
 
 import regard
-from regard import cuda, ops
+from regard import cli, cuda, ops
 from regard.layers import Run, forward
 
 # ---- arrays ----
@@ -243,15 +243,19 @@ def test_what_is_not_written_for_the_device_is_refused_by_name(settings, message
 
 def test_without_a_cuda_build_the_error_says_how_to_get_one(monkeypatch, tmp_path):
     monkeypatch.setenv("REGARD_CUDA_LIBRARY", str(tmp_path / "missing.so"))
-    with pytest.raises(
-        RuntimeError, match=r"device: expected 'cpu', as this build has no CUDA kernels.*REGARD_CUDA=ON"
-    ):
+    with pytest.raises(ValueError, match=r"device: expected 'cpu', as this build has no CUDA kernels.*REGARD_CUDA=ON"):
         small(device="cuda").fit(chains())
     with pytest.raises(RuntimeError, match="no CUDA kernels"):
         cuda.asarray(np.zeros(3))
     model = small(epochs=1).fit(chains()).set_params(device="cuda")
-    with pytest.raises(RuntimeError, match="no CUDA kernels"):
+    with pytest.raises(ValueError, match="no CUDA kernels"):
         model.recommend([100])
+
+
+def test_the_command_says_in_a_line_that_there_is_no_cuda_build(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("REGARD_CUDA_LIBRARY", str(tmp_path / "missing.so"))
+    assert cli.main(["train", "synthetic", "--device", "cuda", "--out", str(tmp_path / "m.safetensors")]) == 2
+    assert "device: expected 'cpu', as this build has no CUDA kernels" in capsys.readouterr().err
 
 
 def test_without_a_device_the_error_says_what_cuda_says(cuda_shim, monkeypatch, tmp_path):
@@ -259,5 +263,5 @@ def test_without_a_device_the_error_says_what_cuda_says(cuda_shim, monkeypatch, 
     other.write_bytes(cuda_shim.read_bytes())
     monkeypatch.setenv("REGARD_CUDA_LIBRARY", str(other))
     monkeypatch.setenv("REGARD_SHIM_WITHOUT_DEVICE", "1")
-    with pytest.raises(RuntimeError, match=r"no CUDA device that can be used.*no CUDA-capable device is detected"):
+    with pytest.raises(ValueError, match=r"no CUDA device that can be used.*no CUDA-capable device is detected"):
         small(device="cuda").fit(chains())

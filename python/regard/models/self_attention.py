@@ -269,7 +269,10 @@ class SelfAttentionRecommender(SequenceModel):
         if self.device == "cuda":
             from regard.cuda import device_name  # noqa: PLC0415
 
-            device_name()  # there is one, or the error says why not
+            try:
+                device_name()
+            except RuntimeError as error:  # no such build, or no device: here the setting cannot be used
+                raise ValueError(str(error)) from None
             for name, value in _ON_CUDA.items():
                 if (got := getattr(self, name)) != value:
                     raise ValueError(f"{name}: expected {value!r} with device='cuda', got {got!r}")
