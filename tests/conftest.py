@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import on_device
 import pytest
 
 from regard import _core, whole_file
@@ -44,6 +45,30 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets: {folder} is not a folder (set REGARD_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cuda_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CUDA kernels compiled for the CPU: the path of their library."""
+    if on_device.CPP is None or not on_device.SOURCES.exists():
+        pytest.skip("no g++, or no sources beside the tests")
+    return on_device.compile_shim(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture
+def in_shim(cuda_shim: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CUDA device is the shim."""
+    monkeypatch.setenv("REGARD_CUDA_LIBRARY", str(cuda_shim))
+    on_device.set_order("forward")
+    on_device.leave_out("")
+
+
+@pytest.fixture(params=[*on_device.ORDERS, *on_device.devices()])
+def place(request: pytest.FixtureRequest) -> None:
+    """Where CUDA kernels run: in the shim with its threads in one of three orders, and on a device if there is one."""
+    if request.param in on_device.ORDERS:
+        request.getfixturevalue("in_shim")
+        on_device.set_order(request.param)
 
 
 SLOW_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "slow.json"

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "api/check.h"
+#include "api/dropout_key.h"
 
 namespace regard {
 namespace {
@@ -14,14 +15,6 @@ const char* joined(const std::vector<const Kernels*>& sets) {
   names.clear();
   for (const Kernels* set : sets) names += (names.empty() ? "" : " ") + std::string(set->name);
   return names.c_str();
-}
-
-// SplitMix64 (Steele, Lea and Flood 2014): spreads (seed, step, site) over the key.
-uint64_t mix(uint64_t x) {
-  x += 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
 }
 
 }  // namespace
@@ -63,10 +56,7 @@ void check_catalogue(const float* h, const float* item_vectors, int64_t n, int64
 
 Dropout make_dropout(const regard_dropout& d) {
   if (!(d.p >= 0.0 && d.p < 1.0)) invalid("dropout", "a rate from 0 to below 1", std::to_string(d.p));
-  const uint64_t key = mix(mix(mix(d.seed) ^ d.step) ^ d.site);
-  return {static_cast<uint32_t>(d.p * 4294967296.0),
-          static_cast<float>(1.0 / (1.0 - d.p)),
-          {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)}};
+  return dropout_with_key(d);
 }
 
 Activation make_activation(int code) {

@@ -34,16 +34,21 @@ class Checkpoint:
         Least time between two saves.
     data : str
         Fingerprint of the data that the run is trained and validated on.
+    device : "cpu" (default) or "cuda"
+        Where the run is computed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, seconds: float, data: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, seconds: float, data: str, device: str = "cpu") -> None:
         if not seconds >= 0:
             raise ValueError(f"checkpoint_seconds: expected at least 0, got {seconds}")
-        self.path, self.seconds, self.data = Path(path), seconds, data
+        self.path, self.seconds, self.data, self.device = Path(path), seconds, data, device
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"checkpoint: no folder {self.path.parent}")
         whole_file.remove_leftovers(self.path)
         self.saved_at = time.perf_counter()
+
+    def _computed_with(self) -> dict[str, str]:
+        return _machine() | ({} if self.device == "cpu" else {"isa": self.device})
 
     def due(self) -> bool:
         """Whether it is time to save."""
@@ -55,7 +60,7 @@ class Checkpoint:
             {
                 "version": _VERSION,
                 "identity": identity | {"data": self.data},
-                "computed_with": _machine(),
+                "computed_with": self._computed_with(),
                 "progress": progress,
                 "sha256": {name: tensor_file.digest(tensor) for name, tensor in tensors.items()},
             }
@@ -91,10 +96,10 @@ class Checkpoint:
             raise ValueError(f"checkpoint: {self.path} is of another run: {_differences(ours, theirs)}")
         if {name: tensor_file.digest(tensor) for name, tensor in tensors.items()} != digests:
             raise ValueError(f"{self.path}: a tensor does not have the digest in the header: the file is damaged")
-        if machine != _machine():
+        if machine != (ours := self._computed_with()):
             warnings.warn(
-                f"{self.path} was computed with {machine}, going on with {_machine()}: the result can differ in its "
-                "last bits from that of a run without interruption",
+                f"{self.path} was computed with {machine}, going on with {ours}: the result can differ in its last "
+                "bits from that of a run without interruption",
                 stacklevel=2,
             )
         return tensors, progress

@@ -207,7 +207,7 @@ class GrowingCatalogue(Recommender):
             path,
             {
                 "kind": self.kind,
-                "settings": {name: plain(value) for name, value in self.get_params().items()},
+                "settings": {n: plain(value) for n, value in self.get_params().items() if n != "device"},
                 "steps": self.steps(),
                 "best_epoch": self.best_epoch_,
                 "history": self.history_,

@@ -33,6 +33,7 @@ from regard.train import Callback, Settings, train
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regard.cuda.model import DeviceModel
     from regard.sessions import Session
     from regard.splits import Holdout
 
@@ -49,10 +50,12 @@ class SequenceModel(GrowingModel):
     max_len: int
     time_bias: bool
     random_state: int
+    device: str = "cpu"
     _quantized: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None  # item vectors, and their 8-bit copy
     _packed: tuple[NDArray[Any], dict[str, NDArray[Any]]] | None = None  # item ids, and as they lie in a file
     # what it was made of, the same kept alive, whether it is whole, and the model
     _serving: tuple[tuple[int, ...], tuple[Any, ...], bool, _core.ServingModel] | None = None
+    _there: tuple[tuple[Any, ...], DeviceModel] | None = None  # what was copied to the device, and the copy
 
     # ---- for subclasses -----------------------------------------------------------------------------------------
 
@@ -159,17 +162,23 @@ class SequenceModel(GrowingModel):
     ) -> None:
         def ndcg(params: Parameters) -> float:
             assert holdout is not None
-            self.params_ = self._folded(params)
+            self.params_ = self._folded(_on_host(params))
             self._quantized = self._serving = None  # trained in place: the same arrays, other vectors
             return evaluate(self, holdout, k=10, exclude_seen=exclude_seen, coverage=False)["ndcg@10"]
 
         sequences = data.timed_sequences if self.time_bias else data.sequences
         if self.time_bias and not isinstance(sequences, TimedHistories):
             raise ValueError("data: a model with a time bias needs the time of every event, some or all are not known")
+        if self.device == "cuda":
+            from regard.cuda.model import to_device  # noqa: PLC0415
+
+            if self.features_ is not None:
+                raise ValueError("device: expected 'cpu' where items have features, got 'cuda'")
+            params = to_device(params)
         kept = None
         if checkpoint is not None:
             fingerprint = _fingerprint(data, sequences, holdout, self.features_)
-            kept = Checkpoint(checkpoint[0], seconds=checkpoint[1], data=fingerprint)
+            kept = Checkpoint(checkpoint[0], seconds=checkpoint[1], data=fingerprint, device=self.device)
         outcome = train(
             self.steps(),
             params,
@@ -182,7 +191,7 @@ class SequenceModel(GrowingModel):
             progress=progress,
             checkpoint=kept,
         )
-        self.params_, self.history_ = self._folded(outcome.params), outcome.history
+        self.params_, self.history_ = self._folded(_on_host(outcome.params)), outcome.history
         self.best_epoch_ = outcome.best_epoch
         self.interrupted_, self._quantized, self._serving = outcome.interrupted, None, None
 
@@ -219,9 +228,24 @@ class SequenceModel(GrowingModel):
         return kept[3]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_serving"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_serving", "_there")}
+
+    def _on_device(self) -> DeviceModel | None:
+        """The model there, copied anew where a parameter is another array; None if it answers from here."""
+        if self.device == "cpu":
+            return None
+        from regard.cuda.model import DeviceModel  # noqa: PLC0415
+
+        arrays, kept = tuple(self.params_.values()), self._there
+        if kept is None or any(one is not other for one, other in zip(kept[0], arrays, strict=True)):
+            self._check()
+            self._there = kept = arrays, DeviceModel(self.steps(), self.params_, self.max_len)
+        return kept[1]
 
     def _encode(self, histories: Ragged) -> NDArray[np.float32]:
+        if (there := self._on_device()) is not None:
+            on_host: NDArray[np.float32] = there.encode(histories).numpy()
+            return on_host
         h = np.empty((len(histories), self.dim), np.float32)
         items = np.ascontiguousarray(histories.values, np.int32)
         timed = self._timed(histories)
@@ -230,6 +254,8 @@ class SequenceModel(GrowingModel):
         return h
 
     def _recommend_one(self, history: Any, k: int, exclude_seen: bool) -> Any:
+        if self.device != "cpu":
+            return None
         found = self._served(whole=True).recommend_one(history, k, exclude_seen)
         if found is None or self.item_ids_.dtype.kind == "i":
             return found
@@ -367,11 +393,15 @@ class SequenceModel(GrowingModel):
         return explain(self, history, item)
 
     def _scores(self, histories: Ragged) -> NDArray[np.float32]:
+        if (there := self._on_device()) is not None:
+            return there.scores(histories)
         return ops.linear_forward(self._encode(histories), self.params_[self._tables[1]])[0]
 
     def _top_k(
         self, histories: Ragged, k: int, allow: Ragged | None, deny: Ragged | None
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        if (there := self._on_device()) is not None:
+            return there.top_k(histories, k, allow, deny)
         items = self.params_[self._tables[1]]
         quantized = self._quantized_items(items) if allow is None and len(items) >= _QUANTIZED else None
         return ops.topk(self._encode(histories), items, k, allow, deny, quantized=quantized)
@@ -384,7 +414,10 @@ class SequenceModel(GrowingModel):
         return kept[1]
 
     def _ranks(self, histories: Ragged, targets: Ragged, deny: Ragged | None) -> NDArray[np.float64]:
-        above, equal = ops.rank_counts(self._encode(histories), self.params_[self._tables[1]], targets, deny)
+        if (there := self._on_device()) is not None:
+            above, equal = there.rank_counts(histories, targets, deny)
+        else:
+            above, equal = ops.rank_counts(self._encode(histories), self.params_[self._tables[1]], targets, deny)
         return 1 + above + equal / 2
 
     def _item_similarities(self, rows: NDArray[Any]) -> NDArray[np.float32]:
@@ -417,6 +450,11 @@ class SequenceModel(GrowingModel):
                 )
             model._quantized = items, content.quantized
         return model
+
+
+def _on_host(params: Parameters) -> Parameters:
+    """The parameters as NumPy arrays: copies of those on a device, the others themselves."""
+    return {name: np.asarray(weight) for name, weight in params.items()}
 
 
 def _fingerprint(

@@ -15,7 +15,7 @@ from regard.layers import Run, Step, forward, item_tables
 from regard.losses import LOSSES, SAMPLED, Sampler
 from regard.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
 from regard.timed import TimedHistories
-from regard.workspace import Workspace
+from regard.workspace import beside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,7 +114,7 @@ def train(
 
     Parameters
     ----------
-    steps, params : the model; ``params`` is changed in place
+    steps, params : the model; ``params``, on the host or on a CUDA device, is changed in place
     sequences : Ragged of item rows, oldest first; TimedHistories for a model with a time bias
         ``max_len + 1`` events of each are used in an epoch: the last, or (``windows="random"``) any that follow each
         other. Sequences of one event are left out.
@@ -201,7 +201,7 @@ class TrainingRun:
             max_norm=settings.max_norm,
         )
         self.grads = {name: np.zeros_like(weight) for name, weight in params.items() if name not in cut}
-        self.ws = Workspace()
+        self.ws = beside(params)
 
         self.epoch, self.batch, self.losses, self.events = 1, 0, 0.0, 0
         self.history: list[dict[str, Any]] = []
@@ -231,6 +231,7 @@ class TrainingRun:
         tensors = {f"params.{name}": weight for name, weight in self.params.items()}
         tensors |= {f"state.{i}.{name}": part for name, parts in state for i, part in enumerate(parts)}
         tensors |= {f"best.{name}": weight for name, weight in (self.best or {}).items()}
+        tensors = {name: np.asarray(tensor) for name, tensor in tensors.items()}  # those on a device
         progress = {name: getattr(self, name) for name in _PROGRESS} | {"step_count": self.optimizer.step_count}
         checkpoint.save(tensors, progress, self._identity())
 

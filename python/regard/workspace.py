@@ -10,6 +10,7 @@ import contextlib
 import math
 import mmap
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +78,13 @@ def aligned(size: int) -> NDArray[np.uint8]:
         block = np.empty(size + unit, np.uint8)
     start = -block.ctypes.data % unit
     return block[start : start + size]
+
+
+def beside(arrays: Mapping[str, Any]) -> Workspace:
+    """A new workspace where these arrays lie: in the memory of the host, or of a device."""
+    core = getattr(next(iter(arrays.values())), "core", None)
+    workspace: Workspace = Workspace() if core is None else core.Workspace()
+    return workspace
 
 
 class _PerThread(threading.local):

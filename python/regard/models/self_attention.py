@@ -30,6 +30,7 @@ CHOICES = {
     "output_table": ("tied", "separate"),
     "precision": ("highest", "high", "medium"),
 }
+_ON_CUDA = {"loss": "softmax", "optimizer": "adam", "time_bias": False}  # what is written for it
 
 
 class SelfAttentionRecommender(SequenceModel):
@@ -94,6 +95,10 @@ class SelfAttentionRecommender(SequenceModel):
         Of the loss while training; see `regard.ops.cross_entropy_value_and_grad`.
     random_state : int, default 0
         Same seed, same data: same bits, whatever the number of threads.
+    device : "cpu" or "cuda"
+        Where the model is trained and answers from. "cuda" needs the optional CUDA build (docs/cuda.md) and computes in
+        float32; with ``loss="softmax"``, ``optimizer="adam"``, without ``time_bias`` and without features of items. A
+        model file does not hold it.
 
     Attributes
     ----------
@@ -141,6 +146,7 @@ class SelfAttentionRecommender(SequenceModel):
         patience: int = 10,
         precision: str = "high",
         random_state: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.dim, self.n_blocks, self.n_heads, self.ffn_dim = dim, n_blocks, n_heads, ffn_dim
         self.max_len, self.dropout, self.norm, self.ffn, self.activation = max_len, dropout, norm, ffn, activation
@@ -151,7 +157,7 @@ class SelfAttentionRecommender(SequenceModel):
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
-        self.precision, self.random_state = precision, random_state
+        self.precision, self.random_state, self.device = precision, random_state, device
 
     @classmethod
     def for_data(cls, data: Interactions, preset: str = "best", **changes: Any) -> Self:
@@ -259,4 +265,16 @@ class SelfAttentionRecommender(SequenceModel):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a rate from 0 to below 1, got {self.dropout}")
-        check(self, (), CHOICES)
+        check(self, (), CHOICES | {"device": ("cpu", "cuda")})
+        if self.device == "cuda":
+            from regard.cuda import device_name  # noqa: PLC0415
+
+            try:
+                device_name()
+            except RuntimeError as error:  # no such build, or no device: here the setting cannot be used
+                raise ValueError(str(error)) from None
+            for name, value in _ON_CUDA.items():
+                if (got := getattr(self, name)) != value:
+                    raise ValueError(f"{name}: expected {value!r} with device='cuda', got {got!r}")
+            if self.dim > 256:
+                raise ValueError(f"dim: expected at most 256 with device='cuda', got {self.dim}")

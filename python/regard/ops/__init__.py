@@ -5,7 +5,8 @@ Arrays are float32, C-contiguous and never converted: a wrong type, shape or ord
 one after another, plus offsets. Backward functions *add* into the gradients given as ``d...=`` arguments; without them
 they make new ones. ``workspace=`` takes result arrays from a :class:`regard.workspace.Workspace` instead of new memory.
 
-Results do not depend on the number of threads.
+Results do not depend on the number of threads. Arrays on a CUDA device go in the place of NumPy's, and a function then
+computes there: see `regard.cuda`.
 """
 
 from regard.ops.arguments import Activation, Align, Dropout, Precision, SampledLoss

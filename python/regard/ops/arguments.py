@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from regard import _core
+from regard.workspace import NEW, Workspace
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -44,9 +47,17 @@ class Dropout(NamedTuple):
     site: int = 0
 
 
+def placed(array: Any, workspace: Workspace = NEW) -> tuple[Any, Workspace]:
+    """The functions that compute where an array lies, and where results are made: on the host, or on its device."""
+    core = getattr(array, "core", None)
+    if core is None:
+        return _core, workspace
+    return core, core.NEW if workspace is NEW else workspace
+
+
 def shape_of(name: str, array: Any, dimensions: int) -> tuple[int, ...]:
     """Of an argument that results are made from, before the compiled module has looked at it."""
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, np.ndarray) and not hasattr(array, "core"):
         raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
     if array.ndim != dimensions:
         raise ValueError(f"{name}: expected {dimensions} dimensions, got shape {array.shape}")
@@ -57,7 +68,10 @@ def shape_of(name: str, array: Any, dimensions: int) -> tuple[int, ...]:
 def flat(name: str, array: Any) -> NDArray[Any]:
     """The array as a vector: the same memory, never a copy that changes would be lost in."""
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+        if not hasattr(array, "core"):
+            raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+        on_device: NDArray[Any] = array.reshape(-1)
+        return on_device
     if not array.flags.c_contiguous:
         raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
     return array.reshape(-1)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regard import _core
-from regard.ops.arguments import Align, Dropout, choice, shape_of
+from regard.ops.arguments import Align, Dropout, choice, placed, shape_of
 from regard.workspace import NEW, Workspace
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ def attention_forward(
     Online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867; tiles: Dao et al. 2022, arXiv:2205.14135. Memory
     beside the result: one tile per thread.
     """
+    core, workspace = placed(q, workspace)
     lse = None
     if workspace is not NEW:  # else the compiled module makes the arrays
         shape = shape_of("q", q, 3)
@@ -86,7 +86,8 @@ def attention_forward(
         lse = workspace.empty(shape[:2], np.float64)
     start = choice("causal_align", causal_align, _ALIGN)
     how = (softmax_scale, causal, start, bias, dropout, time_bias, times_q, times_k)
-    return _core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, *how, None, out, lse)
+    found: tuple[Floats, Doubles] = core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, *how, None, out, lse)
+    return found
 
 
 def attention_backward(
@@ -127,6 +128,7 @@ def attention_backward(
     dq, dk, dv, dbias
         Shaped as ``q``, ``k``, ``v``, ``bias``; ``dbias`` is None without a bias.
     """
+    core, workspace = placed(dout, workspace)
     dq = dk = dv = None
     if workspace is not NEW:
         dq, k_shape = workspace.empty(shape_of("q", q, 3)), shape_of("k", k, 3)
@@ -136,7 +138,7 @@ def attention_backward(
     start = choice("causal_align", causal_align, _ALIGN)
     how = (softmax_scale, causal, start, bias, dropout, time_bias, times_q, times_k)
     arrays = (dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k)
-    return *_core.attention_backward(*arrays, *how, dq, dk, dv, dbias, dtime_bias), dbias
+    return *core.attention_backward(*arrays, *how, dq, dk, dv, dbias, dtime_bias), dbias
 
 
 def attention_weights(
@@ -159,12 +161,13 @@ def attention_weights(
 
     Parameters as in :func:`attention_forward`. This is the only function that stores them.
     """
+    core, _ = placed(q)
     heads = shape_of("q", q, 3)[1]
     n_q, n_k = np.diff(cu_seqlens_q), np.diff(cu_seqlens_k)
     weights = np.zeros(int((n_q * n_k).sum()) * heads, np.float32)
     start = choice("causal_align", causal_align, _ALIGN)
     how = (softmax_scale, causal, start, bias, None, time_bias, times_q, times_k)
-    _core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, weights, None, None)
+    core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, weights, None, None)
     ends = np.cumsum(n_q * n_k * heads)
     shapes = zip(n_q.tolist(), n_k.tolist(), strict=True)
     return [w.reshape(heads, *shape) for w, shape in zip(np.split(weights, ends)[:-1], shapes, strict=True)]

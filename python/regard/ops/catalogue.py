@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regard import _core
-from regard.ops.arguments import Precision, SampledLoss, choice, shape_of
+from regard.ops.arguments import Precision, SampledLoss, choice, placed, shape_of
 from regard.workspace import NEW, Workspace, aligned
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def cross_entropy_forward(
     -----
     No (n, n_items) array exists: memory beside the result is one tile of items and one block of rows per thread.
     """
+    core, workspace = placed(h, workspace)
     lse = workspace.empty(shape_of("h", h, 2)[:1], np.float64)
-    return _core.cross_entropy_forward(h, item_vectors, targets, row_weights, lse), lse
+    return core.cross_entropy_forward(h, item_vectors, targets, row_weights, lse), lse
 
 
 def cross_entropy_backward(
@@ -56,10 +57,11 @@ def cross_entropy_backward(
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats]:
     """``dh`` (n, dim) and ``ditem_vectors`` (n_items, dim), the latter added to when given, else new."""
+    core, workspace = placed(h, workspace)
     dh = workspace.zeros(shape_of("h", h, 2))
     if ditem_vectors is None:
         ditem_vectors = workspace.zeros(shape_of("item_vectors", item_vectors, 2))
-    _core.cross_entropy_backward(h, item_vectors, targets, lse, row_weights, dloss, dh, ditem_vectors)
+    core.cross_entropy_backward(h, item_vectors, targets, lse, row_weights, dloss, dh, ditem_vectors)
     return dh, ditem_vectors
 
 
@@ -92,11 +94,12 @@ def cross_entropy_value_and_grad(
     medium    bfloat16                                              2e-2         5e-3
     ========= ===================================================== ============ ==============================
     """
+    core, workspace = placed(h, workspace)
     how = choice("precision", precision, _PRECISIONS)
     dh = workspace.zeros(shape_of("h", h, 2))
     if ditem_vectors is None:
         ditem_vectors = workspace.zeros(shape_of("item_vectors", item_vectors, 2))
-    loss = _core.cross_entropy_value_and_grad(h, item_vectors, targets, row_weights, how, dh, ditem_vectors)
+    loss = core.cross_entropy_value_and_grad(h, item_vectors, targets, row_weights, how, dh, ditem_vectors)
     return loss, dh, ditem_vectors
 
 
@@ -210,11 +213,12 @@ def topk(
     items : (n, k) int32, -1 where fewer than k items are allowed
     scores : (n, k) float32, -inf there
     """
+    core, _ = placed(h)
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
     shape = (shape_of("h", h, 2)[0], k)
     items, scores = np.empty(shape, np.int32), np.empty(shape, np.float32)
-    _core.topk(h, item_vectors, k, *_lists(allow), *_lists(deny), items, scores, quantized)
+    core.topk(h, item_vectors, k, *_lists(allow), *_lists(deny), items, scores, quantized)
     return items, scores
 
 
@@ -234,8 +238,9 @@ def rank_counts(
     -------
     above, equal : (targets.values.size,) int64
     """
+    core, _ = placed(h)
     above, equal = np.empty(len(targets.values), np.int64), np.empty(len(targets.values), np.int64)
-    _core.rank_counts(h, item_vectors, targets.offsets, targets.values, *_lists(deny), above, equal)
+    core.rank_counts(h, item_vectors, targets.offsets, targets.values, *_lists(deny), above, equal)
     return above, equal
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regard import _core
-from regard.ops.arguments import Activation, Dropout, choice, flat, shape_of
+from regard.ops.arguments import Activation, Dropout, choice, flat, placed, shape_of
 from regard.workspace import NEW, Workspace
 
 if TYPE_CHECKING:
@@ -46,12 +45,13 @@ def linear_forward(
     saved : what :func:`linear_backward` needs besides
         None without activation; ``y`` for relu without residual; else the value before the activation.
     """
+    core, workspace = placed(x, workspace)
     code = choice("activation", activation, ACTIVATIONS)
     shape = (shape_of("x", x, 2)[0], shape_of("weight", weight, 2)[0])
     y = workspace.empty(shape) if out is None else out
     y_serves = activation == "relu" and residual is None
     before = None if activation is None or y_serves else workspace.empty(shape)
-    _core.linear_forward(x, [weight], [bias], code, dropout, residual, [before], [y])
+    core.linear_forward(x, [weight], [bias], code, dropout, residual, [before], [y])
     return y, y if y_serves else before
 
 
@@ -72,6 +72,7 @@ def linear_backward(
 
     They are added to what is given. That of the residual is ``dy`` itself.
     """
+    core, workspace = placed(dy, workspace)
     code, add_to_dx = choice("activation", activation, ACTIVATIONS), dx is not None
     if activation is not None and saved is None:
         raise ValueError("saved: expected the array that linear_forward returned, got None")
@@ -79,7 +80,7 @@ def linear_backward(
     dx = workspace.empty(shape_of("x", x, 2)) if dx is None else dx
     dweight = workspace.zeros((n_out, n_in)) if dweight is None else dweight
     dbias = workspace.zeros((n_out,)) if dbias is None else dbias
-    _core.linear_backward([dy], x, [weight], code, dropout, [saved], dx, add_to_dx, [dweight], [dbias])
+    core.linear_backward([dy], x, [weight], code, dropout, [saved], dx, add_to_dx, [dweight], [dbias])
     return dx, dweight, dbias
 
 
@@ -87,9 +88,10 @@ def linear_maps_forward(
     x: Floats, weights: Sequence[Floats], biases: Sequence[Floats | None], *, workspace: Workspace = NEW
 ) -> list[Floats]:
     """``[x @ weight.T + bias, ...]`` for weights of one shape, reading x once: queries, keys and values, say."""
+    core, workspace = placed(x, workspace)
     n, nothing = shape_of("x", x, 2)[0], [None] * len(weights)
     results = [workspace.empty((n, shape_of("weight", weight, 2)[0])) for weight in weights]
-    _core.linear_forward(x, weights, biases, 0, None, None, nothing, results)
+    core.linear_forward(x, weights, biases, 0, None, None, nothing, results)
     return results
 
 
@@ -103,8 +105,9 @@ def linear_maps_backward(
     workspace: Workspace = NEW,
 ) -> Floats:
     """Gradients of :func:`linear_maps_forward`: adds to ``dweights`` and ``dbiases``, gives ``dx`` (n, n_in)."""
+    core, workspace = placed(x, workspace)
     dx, nothing = workspace.empty(shape_of("x", x, 2)), [None] * len(weights)
-    _core.linear_backward(dys, x, weights, 0, None, nothing, dx, False, dweights, dbiases)
+    core.linear_backward(dys, x, weights, 0, None, nothing, dx, False, dweights, dbiases)
     return dx
 
 
@@ -114,17 +117,19 @@ def activation_forward(x: Floats, *, activation: Activation, workspace: Workspac
     gelu is ``x Phi(x)`` (Hendrycks and Gimpel 2016, arXiv:1606.08415), silu ``x sigmoid(x)`` (Elfwing et al. 2017,
     arXiv:1702.03118).
     """
+    core, workspace = placed(x, workspace)
     code, values = choice("activation", activation, ACTIVATIONS), flat("x", x)
     y = workspace.empty(x.shape)
-    _core.activation_forward(code, values, y.reshape(-1))
+    core.activation_forward(code, values, y.reshape(-1))
     return y
 
 
 def activation_backward(dy: Floats, x: Floats, *, activation: Activation, workspace: Workspace = NEW) -> Floats:
     """``dy`` times the slope at ``x`` (for relu the result serves as well as the input)."""
+    core, workspace = placed(dy, workspace)
     code, gradient, values = choice("activation", activation, ACTIVATIONS), flat("dy", dy), flat("x", x)
     dx = workspace.empty(x.shape)
-    _core.activation_backward(code, gradient, values, dx.reshape(-1))
+    core.activation_backward(code, gradient, values, dx.reshape(-1))
     return dx
 
 
@@ -143,8 +148,9 @@ def gate_forward(gate: Floats, value: Floats, *, activation: Activation, workspa
     -------
     y : (n, dim) float32
     """
+    core, workspace = placed(gate, workspace)
     y = workspace.empty(shape_of("gate", gate, 2))
-    _core.gate_forward(choice("activation", activation, ACTIVATIONS), gate, value, y)
+    core.gate_forward(choice("activation", activation, ACTIVATIONS), gate, value, y)
     return y
 
 
@@ -152,9 +158,10 @@ def gate_backward(
     dy: Floats, gate: Floats, value: Floats, *, activation: Activation, workspace: Workspace = NEW
 ) -> tuple[Floats, Floats]:
     """Gradients of :func:`gate_forward`: ``dgate`` and ``dvalue`` (n, dim)."""
+    core, workspace = placed(dy, workspace)
     shape = shape_of("gate", gate, 2)
     dgate, dvalue = workspace.empty(shape), workspace.empty(shape)
-    _core.gate_backward(choice("activation", activation, ACTIVATIONS), dy, gate, value, dgate, dvalue)
+    core.gate_backward(choice("activation", activation, ACTIVATIONS), dy, gate, value, dgate, dvalue)
     return dgate, dvalue
 
 
@@ -174,9 +181,10 @@ def layer_norm_forward(
     y : (n, dim) float32
     mean, rstd : (n,) float32
     """
+    core, workspace = placed(x, workspace)
     n, dim = shape_of("x", x, 2)
     y, mean, rstd = workspace.empty((n, dim)), workspace.empty((n,)), workspace.empty((n,))
-    _core.layer_norm_forward(x, weight, bias, eps, y, mean, rstd)
+    core.layer_norm_forward(x, weight, bias, eps, y, mean, rstd)
     return y, mean, rstd
 
 
@@ -193,11 +201,12 @@ def layer_norm_backward(
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of :func:`layer_norm_forward`: ``dx`` (n, dim), ``dweight`` and ``dbias`` (dim,), added to if given."""
+    core, workspace = placed(dy, workspace)
     n, dim = shape_of("x", x, 2)
     dx = workspace.zeros((n, dim)) if dx is None else dx
     dweight = workspace.zeros((dim,)) if dweight is None else dweight
     dbias = workspace.zeros((dim,)) if dbias is None else dbias
-    _core.layer_norm_backward(dy, x, weight, mean, rstd, dx, dweight, dbias)
+    core.layer_norm_backward(dy, x, weight, mean, rstd, dx, dweight, dbias)
     return dx, dweight, dbias
 
 
@@ -217,9 +226,10 @@ def rms_norm_forward(
     y : (n, dim) float32
     rstd : (n,) float32
     """
+    core, workspace = placed(x, workspace)
     n, dim = shape_of("x", x, 2)
     y, rstd = workspace.empty((n, dim)), workspace.empty((n,))
-    _core.rms_norm_forward(x, weight, eps, y, rstd)
+    core.rms_norm_forward(x, weight, eps, y, rstd)
     return y, rstd
 
 
@@ -234,23 +244,26 @@ def rms_norm_backward(
     workspace: Workspace = NEW,
 ) -> tuple[Floats, Floats]:
     """Gradients of :func:`rms_norm_forward`: ``dx`` (n, dim) and ``dweight`` (dim,), added to if given."""
+    core, workspace = placed(dy, workspace)
     n, dim = shape_of("x", x, 2)
     dx = workspace.zeros((n, dim)) if dx is None else dx
     dweight = workspace.zeros((dim,)) if dweight is None else dweight
-    _core.rms_norm_backward(dy, x, weight, rstd, dx, dweight)
+    core.rms_norm_backward(dy, x, weight, rstd, dx, dweight)
     return dx, dweight
 
 
 def embedding_forward(table: Floats, ids: Ints, *, scale: float = 1.0, workspace: Workspace = NEW) -> Floats:
     """``scale * table[ids]``: (n, dim) float32 for ids (n,) int32; an id outside the table raises ``ValueError``."""
+    core, workspace = placed(table, workspace)
     y = workspace.empty((*shape_of("ids", ids, 1), shape_of("table", table, 2)[1]))
-    _core.embedding_forward(table, ids, scale, y)
+    core.embedding_forward(table, ids, scale, y)
     return y
 
 
 def embedding_backward(dy: Floats, ids: Ints, dtable: Floats, *, scale: float = 1.0) -> Floats:
     """``dtable[ids[i]] += scale * dy[i]`` for i in order; each row of ``dtable`` belongs to one worker."""
-    _core.embedding_backward(dy, ids, scale, dtable)
+    core, _ = placed(dy)
+    core.embedding_backward(dy, ids, scale, dtable)
     return dtable
 
 
@@ -273,20 +286,23 @@ def embedding_bag_forward(
     ValueError
         An id outside the table; offsets that do not fit ``ids``.
     """
+    core, _ = placed(table)
     if out is None:
         out = np.zeros((shape_of("cu_seqlens", cu_seqlens, 1)[0] - 1, shape_of("table", table, 2)[1]), np.float32)
-    _core.embedding_bag_forward(table, ids, weights, cu_seqlens, out)
+    core.embedding_bag_forward(table, ids, weights, cu_seqlens, out)
     return out
 
 
 def embedding_bag_backward(dy: Floats, ids: Ints, weights: Floats, cu_seqlens: Offsets, dtable: Floats) -> Floats:
     """``dtable[ids[j]] += weights[j] * dy[i]``, each row in the order of j; see :func:`embedding_bag_forward`."""
-    _core.embedding_bag_backward(dy, ids, weights, cu_seqlens, dtable)
+    core, _ = placed(dy)
+    core.embedding_bag_backward(dy, ids, weights, cu_seqlens, dtable)
     return dtable
 
 
 def dropout(x: Floats, rate: Dropout, *, workspace: Workspace = NEW) -> Floats:
     """``x * keep / (1 - p)`` for x (n, dim); the gradient is the same function of ``dy``."""
+    core, workspace = placed(x, workspace)
     y = workspace.empty(shape_of("x", x, 2))
-    _core.dropout(x, rate, y)
+    core.dropout(x, rate, y)
     return y

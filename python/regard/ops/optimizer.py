@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from regard import _core
-from regard.ops.arguments import flat
+from regard.ops.arguments import flat, placed
 
 if TYPE_CHECKING:
     from regard.ops.arguments import Floats, Ints
@@ -47,11 +46,12 @@ def sgd(
     rows : (m,) int32, strictly rising, optional
         Only these rows of ``weight`` and ``buffer`` (n_rows, width) change; ``grad`` is (m, width).
     """
+    core, _ = placed(weight)
     if buffer is None and momentum != 0.0:
         raise ValueError(f"buffer: expected an array with momentum {momentum}, got None")
     w, g = _array("weight", weight, rows), _array("grad", grad, rows)
     state = None if buffer is None else _array("buffer", buffer, rows)
-    _core.sgd(w, g, state, learning_rate, momentum, weight_decay, grad_scale, rows)
+    core.sgd(w, g, state, learning_rate, momentum, weight_decay, grad_scale, rows)
 
 
 def adagrad(
@@ -82,8 +82,9 @@ def adagrad(
     -----
     Duchi, Hazan and Singer 2011, "Adaptive subgradient methods for online learning and stochastic optimization".
     """
+    core, _ = placed(weight)
     w, g, state = _array("weight", weight, rows), _array("grad", grad, rows), _array("squares", squares, rows)
-    _core.adagrad(w, g, state, learning_rate, eps, weight_decay, grad_scale, rows)
+    core.adagrad(w, g, state, learning_rate, eps, weight_decay, grad_scale, rows)
 
 
 def adam(
@@ -115,12 +116,15 @@ def adam(
         Only these rows of ``weight``, ``m`` and ``v`` (n_rows, width) change; ``grad`` is (m, width). The moments of
         the other rows do not fade meanwhile ("lazy" Adam).
     """
+    core, _ = placed(weight)
     w, g = _array("weight", weight, rows), _array("grad", grad, rows)
     first, second = _array("m", m, rows), _array("v", v, rows)
     how = (learning_rate, beta1, beta2, eps, weight_decay, decoupled, grad_scale)
-    _core.adam(w, g, first, second, step, *how, rows)
+    core.adam(w, g, first, second, step, *how, rows)
 
 
 def sum_squares(x: Floats) -> float:
     """Sum of squares of all elements, added up in an order that does not depend on the number of threads."""
-    return _core.sum_squares(flat("x", x))
+    core, _ = placed(x)
+    total: float = core.sum_squares(flat("x", x))
+    return total
