@@ -18,6 +18,10 @@ OPTIONAL = {
     "narwhals": "frames",
     "pooch": "download",
     "matplotlib": "plots",
+    "starlette": "serve",
+    "msgspec": "serve",
+    "uvicorn": "serve",
+    "redis": "redis",
     "pandas": None,
     "pyarrow": None,
 }
