@@ -213,7 +213,7 @@ def evaluate(
 
     judge = _judge(model)(model, holdout.item_ids)
     ranks = np.empty(len(targets.values))
-    was_seen = _contains(holdout.histories, targets, n_items)
+    was_seen = contains(holdout.histories, targets, n_items)
     lists = np.full((n_users, cutoffs[-1]), -1, np.int32)
     for block in blocks(n_users, batch_size):
         place = slice(targets.offsets[block.start], targets.offsets[block.stop])
@@ -223,7 +223,7 @@ def evaluate(
     if exclude_seen:
         ranks[was_seen] = np.inf
     counts = _training_counts(model, holdout.item_ids, train)
-    per_user = _per_user(ranks, targets, cutoffs)
+    per_user = user_metrics(ranks, targets, cutoffs)
     if not isinstance(judge, _Lists):
         per_user["mrr"] = np.maximum.reduceat(1 / ranks, targets.offsets[:-1])
     totals = {}
@@ -331,7 +331,7 @@ def _judge(model: Any) -> type[_Scores] | type[_Lists]:
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 
-def _per_user(ranks: np.ndarray, targets: Ragged, cutoffs: list[int]) -> dict[str, np.ndarray]:
+def user_metrics(ranks: np.ndarray, targets: Ragged, cutoffs: list[int]) -> dict[str, np.ndarray]:
     """Metrics of each user from the ranks of the targets, inf for a miss; no user is without target."""
     user, first, n_targets = targets.row_of, targets.offsets[:-1], targets.lengths
     order = np.lexsort((ranks, user))
@@ -356,7 +356,7 @@ def _per_user(ranks: np.ndarray, targets: Ragged, cutoffs: list[int]) -> dict[st
     return {f"{name}@{k}": values for name, at in metrics.items() for k, values in at.items()}
 
 
-def _contains(sets: Ragged, values: Ragged, n_items: int) -> np.ndarray:
+def contains(sets: Ragged, values: Ragged, n_items: int) -> np.ndarray:
     """Whether each of the values is in the set of its row."""
     keys = np.append(np.sort(sets.row_of * n_items + sets.values), -1)  # np.isin would hash them, ten times slower
     wanted = values.row_of * n_items + values.values
