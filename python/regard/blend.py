@@ -85,7 +85,7 @@ class Blend(Recommender):
         data, holdout = validation_of(data, validation)
         if self.weights is None and holdout is None:
             raise ValueError("validation: expected a part with users to learn the weights on, or weights, got neither")
-        members = _usual(data, holdout, exclude_seen) if self.members is None else list(self.members)
+        members = list(self.members) if self.members is not None else _default(data, holdout, exclude_seen)
         if not members:
             raise ValueError("members: expected at least one recommender, got none")
         weights = None if self.weights is None else _checked(self.weights, len(members))
@@ -141,18 +141,22 @@ class Blend(Recommender):
         return model
 
 
-def _usual(data: Interactions, holdout: Holdout | None, exclude_seen: bool) -> list[Recommender]:
-    """The members of a blend that nobody has chosen, those without gradients fitted."""
+def usual(data: Interactions, holdout: Holdout | None, exclude_seen: bool = True) -> list[Recommender]:
+    """Rules and, where the catalogue is not too large, EASE, with settings chosen on the validation part, fitted."""
     from regard.baselines import EASE  # noqa: PLC0415
     from regard.comparison import fit_simple  # noqa: PLC0415
-    from regard.models.self_attention import SelfAttentionRecommender  # noqa: PLC0415
     from regard.splits import Split  # noqa: PLC0415
 
     tuned = holdout is not None
     split = Split(data, holdout, None, "")  # type: ignore[arg-type]  # nothing of it is tested
     names = ["rules", *(["ease"] if data.n_items <= EASE().max_items else [])]
-    simple = [fit_simple(name, split, tuned=tuned, exclude_seen=exclude_seen) for name in names]
-    return [SelfAttentionRecommender.for_data(data), *simple]
+    return [fit_simple(name, split, tuned=tuned, exclude_seen=exclude_seen) for name in names]
+
+
+def _default(data: Interactions, holdout: Holdout | None, exclude_seen: bool) -> list[Recommender]:
+    from regard.models.self_attention import SelfAttentionRecommender  # noqa: PLC0415
+
+    return [SelfAttentionRecommender.for_data(data), *usual(data, holdout, exclude_seen)]
 
 
 def _checked(weights: Sequence[float], n: int) -> NDArray[np.float64]:
