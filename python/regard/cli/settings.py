@@ -67,8 +67,8 @@ def parameters() -> dict[str, Parameter]:
     return found
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each parameter, ``--preset``, ``--config`` and ``--print-config``."""
+def add_flags(parser: argparse.ArgumentParser, *, printed: bool = True) -> None:
+    """A flag for each parameter, ``--preset``, ``--config`` and, where they can be printed, ``--print-config``."""
     group = parser.add_argument_group("settings of the model")
     group.add_argument(
         "--preset",
@@ -86,9 +86,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             help=f"{parameter.text.replace('%', '%%')} (default: {default})".lstrip(),
         )
     group.add_argument("--config", metavar="FILE.toml", help="settings from a file; flags go before it")
-    group.add_argument(
-        "--print-config", action="store_true", help="print the settings as a file for --config, and stop"
-    )
+    if printed:
+        group.add_argument(
+            "--print-config", action="store_true", help="print the settings as a file for --config, and stop"
+        )
 
 
 def chosen(arguments: argparse.Namespace, data: Callable[[], Interactions]) -> dict[str, Value]:
@@ -97,9 +98,13 @@ def chosen(arguments: argparse.Namespace, data: Callable[[], Interactions]) -> d
     values = {name: parameter.default for name, parameter in known.items()}
     if arguments.preset is not None:
         values |= recipe(data(), arguments.preset)
-    if arguments.config is not None:
-        values |= read(arguments.config)
-    return values | {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
+    return values | given(arguments)
+
+
+def given(arguments: argparse.Namespace) -> dict[str, Value]:
+    """The settings that flags or the file give, flags first."""
+    values = {} if arguments.config is None else read(arguments.config)
+    return values | {name: getattr(arguments, name) for name in parameters() if hasattr(arguments, name)}
 
 
 def read(path: str) -> dict[str, Value]:
