@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=DATA, nargs="?")
     parser.add_argument("--split", choices=("leave-one-out", "time", "given"), help="default: given where there is one")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only the baselines")
     parser.add_argument("--preset", choices=regard.recipes.PRESETS, default="best")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON; changes the preset")
     parser.add_argument("--alone", action="store_true", help="no baselines, no blend")
@@ -180,7 +180,7 @@ def main() -> None:
     names = ["popularity", "rules", "item-knn", *(["ease"] if few else [])]
     names += [] if run.exclude_seen else ["repeats"]
     needed = any(run.known(model=name) is None for name in names)
-    settings = {name: value for name, value in models[0].get_params().items() if name != "random_state"}
+    settings = {n: value for model in models[:1] for n, value in model.get_params().items() if n != "random_state"}
     blends = [(f"blend of seed {seed}", [model]) for seed, model in zip(arguments.seeds, models, strict=True)]
     blends += [(f"blend of {len(models)} seeds", models)] if len(models) > 1 else []
     wanted = [(what, members) for what, members in blends if run.known(model=what, settings=settings) is None]
