@@ -28,6 +28,23 @@ def test_the_fast_preset_goes_through_long_histories_less_often():
     assert recipe(some, "fast")["epochs"] < recipe(some, "best")["epochs"]
 
 
+def test_much_data_gets_a_wider_model_from_the_preset_best_alone():
+    much = data(6_000, 30, 100)
+    assert [recipe(some, preset)["dim"] for some in (much, data(20, 60, 100)) for preset in PRESETS] == [
+        128,
+        64,
+        64,
+        64,
+    ]
+    assert recipe(much)["dropout"] == 0.2 and recipe(much, "fast")["dropout"] == 0.1
+
+
+def test_half_a_million_events_widen_the_feed_forward_layer_with_the_rest():
+    much = data(5_000, 100, 100)
+    assert [recipe(much, preset)["ffn_dim"] for preset in PRESETS] == [512, 256]
+    assert recipe(data(20, 60, 100))["ffn_dim"] is None
+
+
 def test_with_few_users_batches_are_small_enough_for_3000_steps():
     for n_users, expected in ((30_000, 128), (5_000, 32), (1_000, 8), (50, 8)):
         found = recipe(data(n_users, 6, 100))
