@@ -130,21 +130,21 @@ class Run:
             self.record(model, seconds, **what, **row, **epochs)
         return model
 
-    def simple(self, names: list[str]) -> list[Any]:
+    def simple(self, names: list[str]) -> dict[str, Any]:
         """Baselines with settings chosen on the validation part, recorded if they are not yet."""
-        models = []
+        models = {}
         for name in names:
             started = time.perf_counter()
             model = fit_simple(name, self.split, tuned=True, exclude_seen=self.exclude_seen)
             if self.known(model=name) is None:
                 self.record(model, time.perf_counter() - started, model=name, settings=repr(model))
-            models.append(model)
+            models[name] = model
         return models
 
-    def blend(self, models: list[Any], simple: list[Any], what: dict[str, Any]) -> None:
-        """The weighted sum of models and baselines."""
+    def blend(self, members: list[Any], what: dict[str, Any]) -> None:
+        """The weighted sum of models."""
         started = time.perf_counter()
-        blend = regard.Blend([*models, *simple])
+        blend = regard.Blend(members)
         blend.fit(self.split.train, validation=self.split.validation, exclude_seen=self.exclude_seen)
         weights = [round(weight, 3) for weight in blend.weights_.tolist()]
         self.record(blend, time.perf_counter() - started, **what, weights=weights)
@@ -177,16 +177,18 @@ def main() -> None:
     if arguments.alone:
         return
     few = run.split.train.n_items <= EASE().max_items
-    names = ["popularity", "rules", "item-knn", *(["ease"] if few else [])]
-    names += [] if run.exclude_seen else ["repeats"]
-    needed = any(run.known(model=name) is None for name in names)
+    names = ["popularity", "rules", "item-knn", *(["ease"] if few else []), *([] if run.exclude_seen else ["repeats"])]
     settings = {n: value for model in models[:1] for n, value in model.get_params().items() if n != "random_state"}
-    blends = [(f"blend of seed {seed}", [model]) for seed, model in zip(arguments.seeds, models, strict=True)]
-    blends += [(f"blend of {len(models)} seeds", models)] if len(models) > 1 else []
-    wanted = [(what, members) for what, members in blends if run.known(model=what, settings=settings) is None]
-    simple = run.simple(names)[1:] if needed or wanted else []
-    for what, members in wanted:
-        run.blend(members, simple, {"model": what, "settings": settings})
+    blends: list[tuple[dict[str, Any], list[Any], list[str]]] = []
+    if few:
+        blends.append(({"model": "rules and ease"}, [], ["rules", "ease"]))
+    some = [(f"blend of seed {seed}", [model]) for seed, model in zip(arguments.seeds, models, strict=True)]
+    some += [(f"blend of {len(models)} seeds", models)] if len(models) > 1 else []
+    blends += [({"model": name, "settings": settings}, members, names[1:]) for name, members in some]
+    wanted = [blend for blend in blends if run.known(**blend[0]) is None]
+    simple = run.simple(names) if wanted or any(run.known(model=name) is None for name in names) else {}
+    for what, members, added in wanted:
+        run.blend([*members, *(simple[name] for name in added)], what)
 
 
 if __name__ == "__main__":

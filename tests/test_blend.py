@@ -115,11 +115,16 @@ def test_members_that_are_not_fitted_are_fitted_alike_and_fitted_ones_left_alone
     np.testing.assert_array_equal(fresh.scores([[101]]), members[0].scores([[101]]))
 
 
-def test_without_members_a_blend_is_of_attention_rules_and_ease(split, monkeypatch):
+def test_without_members_a_blend_is_of_attention_and_what_counts(split, monkeypatch):
     made = small(epochs=2)
     monkeypatch.setattr(regard.SelfAttentionRecommender, "for_data", classmethod(lambda cls, data, preset="best": made))
     blend = regard.Blend().fit(split.train)
-    assert [type(member) for member in blend.members_] == [regard.SelfAttentionRecommender, SequentialRules, EASE]
+    assert [type(member) for member in blend.members_] == [
+        regard.SelfAttentionRecommender,
+        SequentialRules,
+        ItemKNN,
+        EASE,
+    ]
 
 
 def test_seen_items_that_are_ranked_count_in_the_weights():

@@ -39,7 +39,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blend",
         action="store_true",
-        help="save the weighted sum of the model, rules and EASE, the weights learned on the validation part",
+        help="save the weighted sum of the model, rules, item-kNN and EASE, weights learned on the validation part",
     )
     settings.add_flags(parser)
 
@@ -112,7 +112,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def blended(model: SelfAttentionRecommender, data: Interactions, split: Split | None) -> Blend:
-    """The trained model with rules and EASE; weights are learned where the model's epoch was chosen."""
+    """The trained model with rules, item-kNN and EASE; weights are learned where the model's epoch was chosen."""
     given = "last" if split is None else split.validation
     part, holdout = validation_of(data if split is None else split.train, given)
     return Blend([model, *usual(part, holdout)]).fit(part, validation=holdout)
