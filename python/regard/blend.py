@@ -35,8 +35,8 @@ class Blend(Recommender):
     ----------
     members : sequence of recommenders, default None
         Those that are fitted are taken as they are: it is for you to see that they were trained on the same part. The
-        others are fitted. None: `SelfAttentionRecommender.for_data`, `SequentialRules`, `ItemKNN` and, up to 20,000
-        items, `EASE`, the settings of the latter three chosen on the validation part.
+        others are fitted. None: `SelfAttentionRecommender.for_data`, `SequentialRules` and, up to 20,000 items,
+        `ItemKNN` and `EASE`, the settings of the latter three chosen on the validation part.
     weights : sequence of numbers of at least 0, one for each member; default None
         None: learned on the validation part.
 
@@ -142,14 +142,14 @@ class Blend(Recommender):
 
 
 def usual(data: Interactions, holdout: Holdout | None, exclude_seen: bool = True) -> list[Recommender]:
-    """Rules, item-kNN and, where the catalogue is not too large, EASE, with settings chosen on the validation part."""
+    """Rules and, where the catalogue is not too large, item-kNN and EASE, settings chosen on the validation part."""
     from regard.baselines import EASE  # noqa: PLC0415
     from regard.comparison import fit_simple  # noqa: PLC0415
     from regard.splits import Split  # noqa: PLC0415
 
     tuned = holdout is not None
     split = Split(data, holdout, None, "")  # type: ignore[arg-type]  # nothing of it is tested
-    names = ["rules", "item-knn", *(["ease"] if data.n_items <= EASE().max_items else [])]
+    names = ["rules", *(["item-knn", "ease"] if data.n_items <= EASE().max_items else [])]
     return [fit_simple(name, split, tuned=tuned, exclude_seen=exclude_seen) for name in names]
 
 
