@@ -73,3 +73,15 @@ def test_flags_and_file_go_before_the_preset(tmp_path, capsys):
     assert main(["train", str(events), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {"epochs = 2", "dropout = 0.3", "max_len = 50", "batch_size = 8"} <= set(lines)
+
+
+def test_without_settings_the_command_takes_the_preset_best(tmp_path, capsys):
+    events = tmp_path / "events.csv"
+    events.write_text("user_id,item_id\n" + "".join(f"{user},{item}\n" for user in range(9) for item in range(5)))
+    printed = []
+    for flags in ([], ["--preset", "best"], ["--preset", "fast"]):
+        assert main(["train", str(events), "--print-config", *flags]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and "max_len = 50\n" in printed[0] and "batch_size = 8\n" in printed[0]
+    assert main(["train", "--print-config"]) == 0  # no data: the defaults of the constructor
+    assert "max_len = 200\n" in capsys.readouterr().out

@@ -73,7 +73,7 @@ def add_flags(parser: argparse.ArgumentParser, *, printed: bool = True) -> None:
     group.add_argument(
         "--preset",
         choices=PRESETS,
-        help="settings that follow from the data, best or fast; --config and flags go before them",
+        help="settings that follow from the data, best or fast; --config and flags go before them (default: best)",
     )
     for name, parameter in parameters().items():
         default = "none" if parameter.default is None else str(parameter.default).lower()
@@ -93,11 +93,13 @@ def add_flags(parser: argparse.ArgumentParser, *, printed: bool = True) -> None:
 
 
 def chosen(arguments: argparse.Namespace, data: Callable[[], Interactions]) -> dict[str, Value]:
-    """All settings: flags before the file, the file before the preset for the data, that before the defaults."""
+    """All settings: flags before the file, that before the preset for the data, that before the defaults, which are all
+    there is without data.
+    """
     known = parameters()
     values = {name: parameter.default for name, parameter in known.items()}
-    if arguments.preset is not None:
-        values |= recipe(data(), arguments.preset)
+    if arguments.preset is not None or arguments.data is not None:
+        values |= recipe(data(), arguments.preset or "best")
     return values | given(arguments)
 
 
