@@ -1,104 +1,194 @@
-"""Accuracy on public data: one command trains, tests once and records.
+"""Accuracy on public data: one command for each data set trains, tests once and records.
 
-    python benchmarks/accuracy.py ml-1m --seeds 0 1 2
+    python benchmarks/accuracy.py ml-1m                   # 3 seeds of the preset "best", baselines, blend
+    python benchmarks/accuracy.py ml-100k --split time    # a global cut in time
+    python benchmarks/accuracy.py ml-100k --settings '{"time_bias": true}'
+    python benchmarks/accuracy.py --docs                  # no runs: the tables of docs/accuracy.md
 
-Leave-one-out, full ranking, seen items excluded, ties by expected rank; the epoch is chosen on validation only.
-A seed that `results/accuracy.json` already has (same data, settings, fingerprint) is not trained again, so a
-stopped run goes on where it was. Data sets are read from the folder in REGARD_DATA.
+Full ranking, seen items excluded (but for sessions), ties by expected rank; epochs, settings of the baselines and
+weights of the blend are chosen on the validation part only. What `results/accuracy.json` has already (same data, split,
+settings, fingerprint) is not run again, so a stopped command goes on where it was; trained models lie in
+build/accuracy. Data sets are read from the folder in REGARD_DATA.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import accuracy_page
 import regard
 from regard import whole_file
+from regard.baselines import EASE
+from regard.comparison import fit_simple
 from regard.doctor import machine
+from regard.splits import Split
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
+MODELS = Path(__file__).parent.parent / "build" / "accuracy"  # not in the repository
 METRICS = [f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)]
-
-# Chosen on validation; what is not named here is the default, but for item_features: rows are of ids alone unless
-# --features asks for both.
-RECIPES: dict[str, dict[str, Any]] = {
-    "ml-1m": {"ffn_dim": 256, "dropout": 0.1},
-    "amazon-beauty": {"max_len": 50, "dropout": 0.5, "batch_size": 128, "epochs": 30},
-    "amazon-sports": {"max_len": 50, "dropout": 0.5, "batch_size": 128, "epochs": 30},
-    "ml-100k": {},
-}
+DATA = [name for name in regard.datasets.names() if name not in ("synthetic", "mind-5k")]
+SAMPLED = {"ml-1m": 100}  # for which papers rank among so many drawn items
+PARTS = [0.8, 0.9]  # of the events, where the validation and the test of a split by time begin
+REPEATS = ("college-msg",)  # people come back to the same items: these are ranked, too
 
 
-def all_settings(changed: dict[str, Any]) -> dict[str, Any]:
-    """With the defaults, so that a row says what it was trained with whatever they are later."""
-    settings = regard.SelfAttentionRecommender(**changed).get_params()
-    del settings["random_state"]
-    return settings
+def recipe(name: str) -> dict[str, Any]:
+    """Settings of the preset "best" for ids alone, leave-one-out; for the benchmarks of one model."""
+    train = regard.splits.leave_one_out(regard.datasets.load(name)).train
+    return regard.recipes.recipe(train) | {"item_features": False}
 
 
-def run(name: str, seed: int, settings: dict[str, Any], split: Any) -> dict[str, Any]:
-    model = regard.SelfAttentionRecommender(**settings, random_state=seed)
-    start = time.perf_counter()
-    model.fit(split.train, validation=split.validation)
-    seconds = time.perf_counter() - start
-    report = regard.evaluate(model, split.test)
-    return {
-        "data": name,
-        "seed": seed,
-        "settings": settings,
-        "fingerprint": split.fingerprint,
-        **{metric: round(report[metric], 5) for metric in METRICS},
-        "validation_ndcg@10": round(max(entry["metric"] for entry in model.history_), 5),
-        "best_epoch": model.best_epoch_,
-        "epochs": len(model.history_),
-        "seconds": round(seconds, 1),
-        "seconds_per_epoch": round(float(np.median([entry["seconds"] for entry in model.history_])), 2),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "machine": machine(),
-        "version": regard.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
+def split_of(name: str, how: str) -> Split:
+    if how == "given":
+        return regard.datasets.given_split(name)
+    data = regard.datasets.load(name)
+    if how == "leave-one-out":
+        return regard.splits.leave_one_out(data)
+    assert data.times is not None
+    validation_at, at = np.quantile(data.times.values, PARTS)
+    return regard.splits.by_time(data, at=at, validation_at=validation_at)
+
+
+class Run:
+    """The rows of one data set and split."""
+
+    def __init__(self, name: str, how: str) -> None:
+        self.name, self.how, self.split = name, how, split_of(name, how)
+        self.key = {"data": name, "split": how, "fingerprint": self.split.fingerprint}
+        self.exclude_seen = how != "given" and name not in REPEATS
+
+    def known(self, **what: Any) -> dict[str, Any] | None:
+        """The row that is recorded already."""
+        what = json.loads(json.dumps(self.key | what))
+        return next((row for row in read() if all(row.get(key) == value for key, value in what.items())), None)
+
+    def record(self, fitted: Any, seconds: float, **what: Any) -> dict[str, Any]:
+        """Test once, and keep the row."""
+        report = regard.evaluate(fitted, self.split.test, exclude_seen=self.exclude_seen, coverage=False)
+        metrics = {metric: report[metric] for metric in [*METRICS, "mrr@20"]}
+        if self.how == "leave-one-out" and self.name in SAMPLED:
+            n = SAMPLED[self.name]
+            drawn = regard.evaluate(fitted, self.split.test, k=10, sampled_negatives=n)
+            metrics |= {f"{metric}@10 of {n}": drawn[f"{metric}@10"] for metric in ("hr", "ndcg")}
+        validation = regard.evaluate(
+            fitted, self.split.validation, k=10, exclude_seen=self.exclude_seen, coverage=False
+        )
+        row = json.loads(json.dumps(self.key | what)) | {
+            **{metric: round(value, 5) for metric, value in metrics.items()},
+            "ndcg@10 interval": [round(end, 5) for end in report.interval("ndcg@10")],
+            "validation_ndcg@10": round(validation["ndcg@10"], 5),
+            "seconds": round(seconds, 1),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "machine": machine(),
+            "version": regard.__version__,
+            "date": datetime.date.today().isoformat(),
+        }
+        same = ("data", "split", "fingerprint", "model", "seed", "settings")
+        others = [other for other in read() if any(other.get(key) != row.get(key) for key in same)]
+        RESULTS.parent.mkdir(exist_ok=True)
+        whole_file.write(RESULTS, [(json.dumps([*others, row], indent=1) + "\n").encode()])
+        shown = ("hr@20", "mrr@20") if self.how == "given" else ("hr@10", "ndcg@10")
+        print(self.name, self.how, what["model"], what.get("seed", ""), *(f"{row[metric]:.4f}" for metric in shown))
+        return row
+
+    def attention(self, preset: str, changes: dict[str, Any], seed: int) -> Any:
+        """A trained model: from its file if it is there, else trained now; recorded if it is not yet."""
+        settings = regard.SelfAttentionRecommender.for_data(self.split.train, preset, **changes).get_params()
+        del settings["random_state"]
+        what = {"model": "regard", "seed": seed, "settings": settings}
+        text = json.dumps([self.key, what], sort_keys=True)
+        path = MODELS / f"{self.name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+        if path.exists():
+            model = regard.load(path)
+        else:
+            MODELS.mkdir(parents=True, exist_ok=True)
+            model = regard.SelfAttentionRecommender(**settings, random_state=seed)
+            model.fit(
+                self.split.train,
+                validation=self.split.validation,
+                exclude_seen=self.exclude_seen,
+                checkpoint=path.with_suffix(".run"),
+            )
+            model.save(path)
+            path.with_suffix(".run").unlink(missing_ok=True)
+        row = {"row": "preset"} if preset == "best" and not changes else {}
+        if self.known(**what, **row) is None:
+            seconds = sum(entry["seconds"] for entry in model.history_)
+            epochs = {"best_epoch": model.best_epoch_, "epochs": len(model.history_)}
+            self.record(model, seconds, **what, **row, **epochs)
+        return model
+
+    def simple(self, names: list[str]) -> dict[str, Any]:
+        """Baselines with settings chosen on the validation part, recorded if they are not yet."""
+        models = {}
+        for name in names:
+            started = time.perf_counter()
+            model = fit_simple(name, self.split, tuned=True, exclude_seen=self.exclude_seen)
+            if self.known(model=name) is None:
+                self.record(model, time.perf_counter() - started, model=name, settings=repr(model))
+            models[name] = model
+        return models
+
+    def blend(self, members: list[Any], what: dict[str, Any]) -> None:
+        """The weighted sum of models."""
+        started = time.perf_counter()
+        blend = regard.Blend(members)
+        blend.fit(self.split.train, validation=self.split.validation, exclude_seen=self.exclude_seen)
+        weights = [round(weight, 3) for weight in blend.weights_.tolist()]
+        self.record(blend, time.perf_counter() - started, **what, weights=weights)
+
+
+def read() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=list(RECIPES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--features", action="store_true", help="use the item features that the data set has")
-    parser.add_argument("--settings", type=json.loads, default={}, help="JSON; changes the recipe")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("data", choices=DATA, nargs="?")
+    parser.add_argument("--split", choices=("leave-one-out", "time", "given"), help="default: given where there is one")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only the baselines")
+    parser.add_argument("--preset", choices=regard.recipes.PRESETS, default="best")
+    parser.add_argument("--settings", type=json.loads, default={}, help="JSON; changes the preset")
+    parser.add_argument("--alone", action="store_true", help="no baselines, no blend")
+    parser.add_argument("--docs", action="store_true", help="write the tables of docs/accuracy.md, run nothing")
     arguments = parser.parse_args()
+    if arguments.docs:
+        accuracy_page.write(read())
+        return
+    if arguments.data is None:
+        parser.error("expected a data set or --docs")
 
-    settings = all_settings(RECIPES[arguments.data] | {"item_features": arguments.features} | arguments.settings)
-    split = regard.splits.leave_one_out(regard.datasets.load(arguments.data))
-
-    def wanted(row: dict[str, Any]) -> bool:
-        # A setting that came later has its default in earlier rows, and these are of ids alone.
-        same = row["data"] == arguments.data and row["fingerprint"] == split.fingerprint
-        return same and all_settings({"item_features": False} | row["settings"]) == settings
-
-    arguments.results.parent.mkdir(exist_ok=True)
-    for seed in arguments.seeds:
-        known = json.loads(arguments.results.read_text()) if arguments.results.exists() else []
-        if any(row["seed"] == seed and wanted(row) for row in known):
-            continue
-        row = run(arguments.data, seed, settings, split)
-        # Read again: another run may have written meanwhile.
-        known = json.loads(arguments.results.read_text()) if arguments.results.exists() else []
-        whole_file.write(arguments.results, [(json.dumps([*known, row], indent=1) + "\n").encode()])
-        print(json.dumps(row), flush=True)
-
-    rows = [row for row in json.loads(arguments.results.read_text()) if wanted(row)]
-    for metric in METRICS:
-        values = np.array([row[metric] for row in rows])
-        print(f"{arguments.data}  {metric:8} {values.mean():.4f} ± {values.std():.4f}  ({len(values)} seeds)")
+    given = "given" if regard.datasets.has_given_split(arguments.data) else "leave-one-out"
+    run = Run(arguments.data, arguments.split or given)
+    models = [run.attention(arguments.preset, arguments.settings, seed) for seed in arguments.seeds]
+    if arguments.alone:
+        return
+    few = run.split.train.n_items <= EASE().max_items
+    names = ["popularity", "rules", "item-knn", *(["ease"] if few else []), *([] if run.exclude_seen else ["repeats"])]
+    settings = {n: value for model in models[:1] for n, value in model.get_params().items() if n != "random_state"}
+    blends: list[tuple[dict[str, Any], list[Any], list[str]]] = []
+    if few:
+        blends.append(({"model": "rules and ease"}, [], ["rules", "ease"]))
+    some = [(f"blend of seed {seed}", [model]) for seed, model in zip(arguments.seeds, models, strict=True)]
+    some += [(f"blend of {len(models)} seeds", models)] if len(models) > 1 else []
+    blends += [({"model": name, "settings": settings}, members, names[1:]) for name, members in some]
+    wanted = [blend for blend in blends if run.known(**blend[0]) is None]
+    simple = run.simple(names) if wanted or any(run.known(model=name) is None for name in names) else {}
+    for what, members, added in wanted:
+        run.blend([*members, *(simple[name] for name in added)], what)
 
 
 if __name__ == "__main__":

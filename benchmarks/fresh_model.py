@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import regard
-from accuracy import RECIPES
+from accuracy import DATA, recipe
 from regard import whole_file
 from regard.data import Interactions
 from regard.doctor import machine
@@ -44,7 +44,7 @@ def of_users(holdout: Holdout, users: np.ndarray) -> Holdout:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=list(RECIPES))
+    parser.add_argument("data", choices=DATA)
     parser.add_argument("--new", type=float, default=0.2, help="share of the users that come later")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -66,10 +66,10 @@ def main() -> None:
         }
         print(name, json.dumps(results[name]), flush=True)
 
+    settings = recipe(arguments.data)
+
     def model() -> Any:
-        return regard.SelfAttentionRecommender(
-            **RECIPES[arguments.data], item_features=False, random_state=arguments.seed
-        )
+        return regard.SelfAttentionRecommender(**settings, random_state=arguments.seed)
 
     start = time.perf_counter()
     base = model().fit(part(split.train, old), validation=validation[0])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import regard
-from accuracy import RECIPES
+from accuracy import DATA, recipe
 from regard import whole_file
 from regard.data import Interactions
 from regard.doctor import machine
@@ -39,7 +39,7 @@ def without(data: Interactions, items: np.ndarray) -> Interactions:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=list(RECIPES))
+    parser.add_argument("data", choices=DATA)
     parser.add_argument("--new", type=float, default=0.05, help="share of the items that come later")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -63,8 +63,10 @@ def main() -> None:
             results[name][whose] = {metric: round(report[metric], 4) for metric in ("hr@10", "ndcg@10", "hr@100")}
         print(name, json.dumps(results[name]), flush=True)
 
+    settings = recipe(arguments.data) | {"item_features": True}
+
     def model() -> Any:
-        return regard.SelfAttentionRecommender(**RECIPES[arguments.data], random_state=arguments.seed)
+        return regard.SelfAttentionRecommender(**settings, random_state=arguments.seed)
 
     start = time.perf_counter()
     base = model().fit(without(split.train, new))

@@ -76,6 +76,28 @@ def test_demo_shows_titles(capsys):
 # ---- train ----------------------------------------------------------------------------------------------------------
 
 
+def test_train_with_blend_saves_one_file_that_all_commands_take(events, tmp_path, capsys):
+    path = str(tmp_path / "b.safetensors")
+    summary = answer(capsys, "train", events, "--out", path, "--blend", *TINY)
+    assert list(summary["blend"]) == ["SelfAttentionRecommender", "SequentialRules", "ItemKNN", "EASE"]
+    assert sum(summary["blend"].values()) == pytest.approx(1)
+    found = answer(capsys, "recommend", path, "--history", "101,102", "-k", "3")
+    assert len(found["results"][0]["items"]) == 3
+    report = answer(capsys, "evaluate", path, events, "--no-baselines")
+    assert report["trained_on_this_split"] and report["results"][0]["ndcg@10"] > 0.5
+    told = complaint(capsys, "explain", path, "--history", "101,102", "--item", "103")
+    assert "explain: expected a model with attention, got a Blend" in told
+    told = complaint(capsys, "evaluate", path, events, "--report", str(tmp_path / "r.html"))
+    assert "--report: expected a model with a training to show, got a Blend" in told
+
+
+def test_a_blend_without_a_split_learns_on_the_last_events(events, tmp_path, capsys):
+    path = tmp_path / "b.safetensors"
+    assert main(["train", events, "--out", str(path), "--blend", "--split", "none", *TINY]) == 0
+    assert "blend    SelfAttentionRecommender " in capsys.readouterr().out
+    assert len(regard.load(path).members_) == 4
+
+
 def test_train_saves_a_model_that_can_be_loaded(model):
     assert regard.load(model).recommend([101, 102], k=3).items.shape == (1, 3)
 

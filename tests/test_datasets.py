@@ -49,6 +49,23 @@ def small(monkeypatch: pytest.MonkeyPatch, name: str, users: int, items: int, ev
     monkeypatch.setitem(datasets._CARDS, name, changed)
 
 
+def test_the_timed_part_of_ml_1m_has_users_to_2998_and_movies_with_five_ratings_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(2998, 7, 30), (2998, 40, 20), (2998, 8, 20), *((user, 7, 0) for user in range(3000, 3004))]
+    rows += [(user, 40, 0) for user in range(3000, 3004)] + [(1, 7, 5), (1, 40, 5)]
+    lines = "".join(f"{user}\t{item}\t4\t{time}\t0\n" for user, item, time in rows)
+    files = {
+        "ml-1m/ratings.tsv.gz": f"user\tmovie\trating\ttimestamp\trank\n{lines}".encode(),
+        "ml-1m/movies.dat": b"7::A (2001)::Comedy\n40::B: C (1990)::Drama\n",
+    }
+    small(monkeypatch, "ml-1m-timed", 2, 2, 4)
+    data = datasets.load("ml-1m-timed", folder=put(tmp_path, files))
+    assert data.user_ids.tolist() == [1, 2998]
+    assert [data.item_ids[row].tolist() for row in data.sequences] == [[7, 40], [40, 7]]
+    assert data.times is not None and data.times.tolist() == [[5, 5], [20, 30]]
+
+
 def test_ml_1m_has_the_original_ids_and_titles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {
         "ml-1m/sequences-5core.txt.gz": b"1 2 1\n2 3\n",

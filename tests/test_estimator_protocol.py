@@ -21,6 +21,7 @@ MODELS = [
     Repeats(),
     ContentBased(decay=0.5),
     MatrixFactorization(factors=8),
+    regard.Blend(weights=(1.0, 2.0)),
 ]
 
 

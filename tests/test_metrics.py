@@ -232,3 +232,62 @@ def test_metrics_equal_those_of_trec_eval():
             np.testing.assert_allclose(report.per_user(f"{ours}@{k}"), theirs, atol=1e-12)
     theirs = [expected[str(user)]["recip_rank"] for user in range(n_users)]
     np.testing.assert_allclose(report.per_user("mrr"), theirs, atol=1e-12)
+
+
+# ---- drawn negatives, to compare with papers that have them ---------------------------------------------------------
+
+
+def test_ranks_among_drawn_items_are_those_of_all_items_where_all_are_drawn():
+    """With nine of ten items drawn, of which two are taken: seen items excluded, so nothing changes."""
+    table = np.random.default_rng(0).standard_normal((3, 10))
+    asked = holdout([[0], [9, 1], [4]], [[3], [2], [5, 6]])
+    for kind in (Scorer, Hooked):
+        full = evaluate(kind(table), asked, k=3, coverage=False)
+        drawn = evaluate(kind(table), asked, k=3, sampled_negatives=9)
+        for name in ("hr@3", "ndcg@3", "mrr"):
+            np.testing.assert_array_equal(drawn.per_user(name), full.per_user(name))
+        assert drawn.sampled_negatives == 9 and full.sampled_negatives is None and "coverage@3" not in drawn
+
+
+def test_a_target_meets_as_many_drawn_items_as_are_asked_for_and_never_a_seen_one():
+    """The target is the worst of all, so its rank counts the items it meets; the seen ones are the worst but it."""
+    scores = np.arange(1000.0)[None].repeat(2, axis=0)
+    asked = holdout([range(1, 900), [1]], [[0], [0]], np.arange(1000))
+    ranks = [1 / evaluate(Hooked(scores, np.arange(1000)), asked, sampled_negatives=n)["mrr"] for n in (1, 60)]
+    assert ranks == pytest.approx([2, 61])
+    best_of_seen = holdout([range(1, 900), [1]], [[900], [0]], np.arange(1000))
+    report = evaluate(Hooked(scores, np.arange(1000)), best_of_seen, sampled_negatives=100)
+    assert 1 / report.per_user("mrr")[0] == pytest.approx(100)  # of all 100 free items all but item 0 are better
+
+
+def test_a_model_that_guesses_is_found_among_the_first_ten_of_101_in_a_tenth_of_the_cases():
+    rng = np.random.default_rng(0)
+    n = 3000
+    asked = holdout([[0]] * n, [[int(t)] for t in rng.integers(1, 500, n)], np.arange(500))
+    report = evaluate(Scorer(rng.standard_normal((n, 500))), asked, k=10, sampled_negatives=100)
+    assert report["hr@10"] == pytest.approx(10 / 101, abs=0.02)
+
+
+def test_the_drawn_items_depend_on_the_seed_and_not_on_the_batches():
+    table = np.random.default_rng(0).standard_normal((40, 300))
+    asked = holdout([[i] for i in range(40)], [[i + 50] for i in range(40)], np.arange(300))
+
+    def ranks(**how):
+        return evaluate(Scorer(table), asked, sampled_negatives=20, **how).per_user("mrr").tolist()
+
+    assert ranks() == ranks(batch_size=7) != ranks(seed=1)
+
+
+def test_drawn_negatives_are_told_in_the_report_and_not_compared_with_full_ranking():
+    asked = holdout([[0], [1]], [[3], [4]])
+    full, drawn = (evaluate(Scorer([DESCENDING] * 2), asked, sampled_negatives=n) for n in (None, 5))
+    assert "targets among 5 drawn items" in repr(drawn) and "drawn" not in repr(full)
+    assert drawn.to_dict()["sampled_negatives"] == 5
+    with pytest.raises(ValueError, match="the same exclude_seen and sampled_negatives"):
+        drawn.difference(full, "mrr")
+
+
+@pytest.mark.parametrize(("model", "n"), [(Scorer([DESCENDING]), 0), (Lister([list("bcd")]), 5)])
+def test_negatives_need_a_number_and_scores(model, n):
+    with pytest.raises(ValueError, match="sampled_negatives: expected at least 1, and a model with scores, got"):
+        evaluate(model, holdout([[0]], [[3]]), k=3, sampled_negatives=n)

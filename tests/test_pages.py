@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import regard
 import service
 from contest import service_page
 from contest.page import fill
@@ -38,6 +39,15 @@ def test_the_page_on_target_attention_runs(tmp_path: Path, monkeypatch: pytest.M
     assert isinstance(reached, dict)
     assert reached["attention"] > reached["mean of the history"] + 0.1
     assert reached["candidates known by their features"] > reached["unknown candidates"] + 0.1
+
+
+def test_the_page_on_accuracy_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run("accuracy.md")
+    blend, split = names["blend"], names["split"]
+    assert isinstance(blend, regard.Blend) and isinstance(split, regard.splits.Split)
+    alone = [regard.evaluate(member, split.test)["ndcg@10"] for member in blend.members_]
+    assert regard.evaluate(regard.load(tmp_path / "blend.safetensors"), split.test)["ndcg@10"] > 0.98 * max(alone)
 
 
 def test_the_table_on_target_attention_is_what_was_measured() -> None:

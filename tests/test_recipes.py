@@ -28,6 +28,23 @@ def test_the_fast_preset_goes_through_long_histories_less_often():
     assert recipe(some, "fast")["epochs"] < recipe(some, "best")["epochs"]
 
 
+def test_much_data_gets_a_wider_model_from_the_preset_best_alone():
+    much = data(6_000, 30, 100)
+    assert [recipe(some, preset)["dim"] for some in (much, data(20, 60, 100)) for preset in PRESETS] == [
+        128,
+        64,
+        64,
+        64,
+    ]
+    assert recipe(much)["dropout"] == 0.2 and recipe(much, "fast")["dropout"] == 0.1
+
+
+def test_half_a_million_events_widen_the_feed_forward_layer_with_the_rest():
+    much = data(5_000, 100, 100)
+    assert [recipe(much, preset)["ffn_dim"] for preset in PRESETS] == [512, 256]
+    assert recipe(data(20, 60, 100))["ffn_dim"] is None
+
+
 def test_with_few_users_batches_are_small_enough_for_3000_steps():
     for n_users, expected in ((30_000, 128), (5_000, 32), (1_000, 8), (50, 8)):
         found = recipe(data(n_users, 6, 100))
@@ -56,3 +73,15 @@ def test_flags_and_file_go_before_the_preset(tmp_path, capsys):
     assert main(["train", str(events), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {"epochs = 2", "dropout = 0.3", "max_len = 50", "batch_size = 8"} <= set(lines)
+
+
+def test_without_settings_the_command_takes_the_preset_best(tmp_path, capsys):
+    events = tmp_path / "events.csv"
+    events.write_text("user_id,item_id\n" + "".join(f"{user},{item}\n" for user in range(9) for item in range(5)))
+    printed = []
+    for flags in ([], ["--preset", "best"], ["--preset", "fast"]):
+        assert main(["train", str(events), "--print-config", *flags]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and "max_len = 50\n" in printed[0] and "batch_size = 8\n" in printed[0]
+    assert main(["train", "--print-config"]) == 0  # no data: the defaults of the constructor
+    assert "max_len = 200\n" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from reference import time_bucket
 from small_models import chains, small
 
 import regard
@@ -110,18 +111,36 @@ def test_every_kind_of_step_is_known_and_steps_need_not_stand_as_the_models_have
     gate_add = {"kind": "gate_add", "weight": "gate", "bias": "gate.bias"}
     gated = {"kind": "gated", "gate": "a", "value": "b", "activation": "gelu"}
     drop, position = {"kind": "dropout", "p": 0.5}, {"kind": "position", "weight": "positions"}
-    steps = [position, save, save, save, norm, linear, drop, back, drop, add, add, rms, save, norm]
+    gap = {"kind": "gap", "weight": "gaps"}
+    steps = [position, gap, save, save, save, norm, linear, drop, back, drop, add, add, rms, save, norm]
     steps += [ATTENTION, gate_add, save, gated, back, add, add, norm]
     shapes = {"up": (20, 8), "up.bias": (20,), "down": (8, 20), "down.bias": (8,), "norm": (8,), "norm.bias": (8,)}
-    shapes |= {"rms": (8,), "gate": (8, 8), "gate.bias": (8,), "positions": (5, 8)} | SQUARES
+    shapes |= {"rms": (8,), "gate": (8, 8), "gate.bias": (8,), "positions": (5, 8), "gaps": (60, 8)} | SQUARES
     shapes |= {f"{name}.weight": (20, 8) for name in "ab"} | {f"{name}.bias": (20,) for name in "ab"}
     model, steps, params = made_of(steps, rng, **shapes)
     assert {step["kind"] for step in steps} == set(layers.KINDS)
     histories = batch(rng, (3, 5, 1), 10)
-    expected, _ = layers.forward(steps, Run(histories.values, histories.offsets, params))
+    run = Run(histories.values, histories.offsets, params, times=histories.times, next_times=histories.next_times)
+    expected, _ = layers.forward(steps, run)
     h = np.empty((3, 8), np.float32)
-    model.encode(histories.values, histories.offsets, None, None, h)
+    model.encode(histories.values, histories.offsets, histories.times, histories.asked_at, h)
     assert_close(h, expected[histories.offsets[1:] - 1])
+
+
+def test_gaps_are_told_apart_like_the_times_of_a_time_bias_up_to_the_largest(rng):
+    """Each gap alone, at the ends of buckets, backwards, and beyond what 64 bits hold."""
+    gaps = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 86_399, 2**30, 2**31 - 2, 2**31, 2**62]
+    times = np.array([*[0] * len(gaps), 50, -(2**63)])
+    asked_at = np.array([*gaps, 20, 2**63 - 1])
+    histories = TimedHistories(np.zeros(len(times), np.int32), np.arange(len(times) + 1), times, asked_at)
+    model, steps, params = made_of([{"kind": "gap", "weight": "gaps"}, ATTENTION], rng, gaps=(128, 8), **SQUARES)
+    h = np.empty((len(times), 8), np.float32)
+    model.encode(histories.values, histories.offsets, histories.times, histories.asked_at, h)
+    run = Run(histories.values, histories.offsets, params, times=times, next_times=asked_at)
+    wanted = [time_bucket(asked_at[i : i + 1], times[i : i + 1], 128)[0, 0] for i in range(len(gaps) + 1)]
+    assert run.gaps(128)[:-1].tolist() == wanted
+    assert_close(h[:-1], layers.forward(steps, run)[0][:-1])
+    np.testing.assert_array_equal(h[-1], h[-3])  # the gap of all 64 bits is in the last bucket
 
 
 WRONG = [
@@ -142,6 +161,8 @@ WRONG = [
     ([{}], "expected an entry 'kind'"),
     ([{"kind": "embed", "table": "items", "scale": 1.0}], "expected embed first and nowhere else"),
     ([{"kind": "position", "weight": "short"}], "expected a row for each of max_len places"),
+    ([{"kind": "gap", "weight": "many"}], "gap: expected 1 to 128 buckets"),
+    ([ATTENTION, {"kind": "gap", "weight": "few"}], "expected no gap after the last attention"),
     ([{"kind": "rms_norm", "weight": "w", "eps": 1e-6}], "tensor 'w': expected shape (8), got (4, 8)"),
     ([{"kind": "rms_norm", "weight": "q.bias", "eps": float("nan")}], "eps: expected a finite number"),
     ([{"kind": "linear", "weight": "w", "bias": "c", "activation": "tanh"}], "activation 'tanh' is not known"),
@@ -151,7 +172,7 @@ WRONG = [
 @pytest.mark.parametrize(("steps", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_a_list_that_does_not_fit_is_refused_with_the_step(steps, message, rng):
     with pytest.raises(ValueError) as raised:
-        made_of(steps, rng, w=(4, 8), c=(4,), short=(4, 8), **SQUARES)
+        made_of(steps, rng, w=(4, 8), c=(4,), short=(4, 8), many=(129, 8), few=(9, 8), **SQUARES)
     assert message in str(raised.value)
 
 

@@ -96,7 +96,7 @@ def test_a_time_bias_sees_when_the_next_event_happens(tmp_path):
         model = small(time_bias=time_bias, **settings).fit(split.train, validation=split.validation)
         found[name] = regard.evaluate(model, split.test, k=1, exclude_seen=False)["hr@1"]
     assert found["without"] < 0.6  # the wait decides, and is one or the other as often
-    assert found["with"] > found["without"] + 0.1
+    assert found["with"] > 0.95  # a softmax of scores by time alone reaches 0.7: what all events share is lost in it
 
     soon = TimedHistories.from_lists([[101, 102, 103]] * 2, times=[[0, 20, 40]] * 2, asked_at=[60, 86_400])
     answer = model.recommend(soon, k=1, exclude_seen=False).items[:, 0].tolist()
@@ -142,16 +142,18 @@ def test_gradients_of_the_time_bias_are_those_of_differences(rng):
             gradient.fill(0)
         return run._gradients(np.arange(20), 1)
 
-    name = "blocks.0.attention.time_bias"
-    table, gradient = params[name], value()[2][name].copy()
-    assert np.count_nonzero(gradient) > 10
-    for place in zip(*np.nonzero(gradient), strict=True):
-        sides = []
-        for step in (1e-2, -1e-2):
-            table[place] = step
-            sides.append(value()[0])
-        table[place] = 0
-        np.testing.assert_allclose((sides[0] - sides[1]) / 2e-2, gradient[place], rtol=1e-2, atol=5e-5)
+    found = value()[2]
+    for name, least, room in (("blocks.0.attention.time_bias", 10, 5e-5), ("gaps.weight", 100, 3e-4)):
+        table, gradient = params[name], found[name].copy()
+        assert np.count_nonzero(gradient) > least
+        places = np.argwhere(gradient)
+        for place in map(tuple, places[:: max(1, len(places) // 50)]):
+            sides = []
+            for step in (1e-2, -1e-2):
+                table[place] = step
+                sides.append(value()[0])
+            table[place] = 0
+            np.testing.assert_allclose((sides[0] - sides[1]) / 2e-2, gradient[place], rtol=2e-2, atol=room)
 
 
 def test_growth_goes_on_with_times():

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "api/check.h"
@@ -134,6 +135,14 @@ void Encoder::add_step(const Json& json, const Tensors& tensors) {
     if (table.shape[0] < max_len_) throw std::invalid_argument("expected a row for each of max_len places");
     if (narrowed_) throw std::invalid_argument("expected no position after the last attention");
     step.weight = static_cast<const float*>(table.data);
+  } else if (kind == "gap") {
+    step.kind = Step::Kind::gap;
+    const Tensor& table = tensors.get(json.text("weight"), Type::f32, {Tensors::kAny, width_});
+    if (table.shape[0] < 1 || table.shape[0] > kTimeBuckets)
+      throw std::invalid_argument("gap: expected 1 to 128 buckets");
+    if (narrowed_) throw std::invalid_argument("expected no gap after the last attention");
+    step.weight = static_cast<const float*>(table.data), step.n_buckets = table.shape[0];
+    timed_ = true;
   } else if (kind == "norm" || kind == "rms_norm") {
     step.kind = kind == "norm" ? Step::Kind::norm : Step::Kind::rms_norm;
     step.weight = tensors.floats(json.text("weight"), {width_});
@@ -253,6 +262,15 @@ struct Encoder::Block {
 
 namespace {
 int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+// Of the seconds from one time to a later one, as in the attention's time bias: quarters of a doubling of 1 + seconds.
+int64_t bucket(int64_t from, int64_t to, int64_t n_buckets) {
+  const uint64_t apart = to > from ? static_cast<uint64_t>(to) - static_cast<uint64_t>(from) : 0;
+  const float x = static_cast<float>(std::min<uint64_t>(apart, INT32_MAX)) + 1.0f;
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return std::min<int64_t>((bits - 0x3F800000) >> 21, n_buckets - 1);
+}
 }  // namespace
 
 void Encoder::encode(const Histories& histories, int64_t n, float* h) const {
@@ -331,6 +349,12 @@ void Encoder::run(Block& block) const {
           float* x = block.x + block.cu[s] * step.n_in;
           const float* places = step.weight + block.first * step.n_in;
           for (int64_t i = 0; i < (block.cu[s + 1] - block.cu[s]) * step.n_in; ++i) x[i] += places[i];
+        }
+        break;
+      case Step::Kind::gap:
+        for (int64_t i = 0; i < rows; ++i) {
+          const float* y = step.weight + bucket(block.times[i], block.next_times[i], step.n_buckets) * step.n_in;
+          for (int64_t c = 0; c < step.n_in; ++c) block.x[i * step.n_in + c] += y[c];
         }
         break;
       case Step::Kind::norm:

@@ -24,14 +24,14 @@ struct KeysAndValues {                    // of one attention, of the events of 
 };
 
 struct Step {
-  enum class Kind { embed, position, norm, rms_norm, linear, gated, attention, save, add, gate_add };
+  enum class Kind { embed, position, gap, norm, rms_norm, linear, gated, attention, save, add, gate_add };
   Kind kind;
   int64_t n_in = 0, n_out = 0;
   bool saves = false;  // a norm: x is saved before it
   bool adds = false;   // a linear map: what was saved last is added
   Activation activation = kIdentity;
   float number = 0.0f;                             // scale or eps
-  const float *weight = nullptr, *bias = nullptr;  // of embed, position, norms
+  const float *weight = nullptr, *bias = nullptr;  // of embed, position, gap, norms
   LinearMap maps[3] = {};                          // of linear, gated, attention (query, key, value), gate_add
   int64_t n_maps = 0, heads = 0;
   bool newest = false;

@@ -10,6 +10,7 @@ from regard._core import version as _version
 
 if TYPE_CHECKING:
     from regard import baselines, click_metrics, datasets, nn, ops, plots, splits
+    from regard.blend import Blend
     from regard.comparison import compare
     from regard.data import Interactions
     from regard.embedding import get_include, get_library
@@ -27,6 +28,7 @@ __version__ = _version()
 
 __all__ = [
     "AttentionModel",
+    "Blend",
     "Impressions",
     "Interactions",
     "ItemFeatures",
@@ -56,6 +58,7 @@ __all__ = [
 # Imported at first use, so that `import regard` costs little more than NumPy.
 _HOME = {
     "AttentionModel": "regard.nn.attention_model",
+    "Blend": "regard.blend",
     "Impressions": "regard.impressions",
     "Interactions": "regard.data",
     "ItemFeatures": "regard.features",

@@ -369,11 +369,9 @@ class ClickModel(GrowingCatalogue):
 
     # ---- file ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as one safetensors file: to a temporary name beside it, synced, renamed."""
-        self._check_fitted()
-        facts = {"user_features": self.user_features_, "context": self.context_}
-        self._write(path, calibration=self.calibration_, **facts)
+    def _file(self, **entries: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        facts = {"user_features": self.user_features_, "context": self.context_, "calibration": self.calibration_}
+        return super()._file(**facts, **entries)
 
     @classmethod
     def _from_file(cls, content: model_file.Content) -> Self:

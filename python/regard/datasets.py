@@ -87,6 +87,13 @@ _CARDS = {
             "GroupLens; Harper and Konstan 2015, The MovieLens Datasets", MOVIELENS,
         ),
         Card(
+            "ml-1m-timed", "MovieLens 1M, users 1 to 2,998", 2_998, 3_416, 487_209,
+            ("ml-1m/ratings.tsv.gz", "ml-1m/movies.dat"),
+            True, True,
+            "the users of ml-1m of whom every time is known, with their times; the order of events is that of ml-1m",
+            "GroupLens; Harper and Konstan 2015, The MovieLens Datasets", MOVIELENS,
+        ),
+        Card(
             "ml-100k", "MovieLens 100K", 943, 1_682, 100_000, ("ml-100k/u.data.gz", "ml-100k/u.item.gz"), True, True,
             "all ratings, every rating an event, sorted by time; equal times in the order of the file",
             "GroupLens; Harper and Konstan 2015, The MovieLens Datasets", MOVIELENS,
@@ -408,6 +415,14 @@ def _read_ml_1m_original(ratings: File, movies: File) -> Interactions:
     return data.with_features(_movie_features(about))
 
 
+def _read_ml_1m_timed(ratings: Path, movies: Path) -> Interactions:
+    user, item, _, time, _ = _columns(ratings, header=True, width=5)
+    kept = (user <= 2998) & (np.bincount(item)[item] >= 5)
+    about = _movies_1m(movies)
+    data = Interactions(user[kept], item[kept], time[kept], titles=_titles(about))
+    return data.with_features(_movie_features(about))
+
+
 def _read_sessions(sessions: Path, test: Path) -> Interactions:
     rows = [line.split() for line in _lines(sessions)]
     return _from_ids(np.arange(len(rows)), Ragged.from_lengths(_integers(sessions, rows), [len(row) for row in rows]))
@@ -448,6 +463,7 @@ _ORIGINALS = {
 }
 _READERS: dict[str, Callable[..., Any]] = {
     "ml-1m": _read_ml_1m,
+    "ml-1m-timed": _read_ml_1m_timed,
     "ml-100k": _read_ml_100k,
     "ml-latest-small": _read_ml_latest_small,
     "amazon-beauty-bert4rec": _read_pairs,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -53,6 +52,9 @@ class GrowingCatalogue(Recommender):
     def titles_(self) -> NDArray[Any] | None:  # type: ignore[override]
         """Decoded when first asked for, where they came from a file."""
         return None if self._titles is None else self._titles.decoded()
+
+    def _restore_catalogue(self, content: model_file.Content) -> None:
+        self.item_ids_, self._titles, self.popularity_ = content.item_ids, content.titles, content.popularity
 
     @property
     def _tables(self) -> tuple[str, ...]:
@@ -201,25 +203,20 @@ class GrowingCatalogue(Recommender):
 
     # ---- file ---------------------------------------------------------------------------------------------------
 
-    def _write(self, path: str | os.PathLike[str], *, quantized: Any = None, **header: Any) -> None:
-        """Write the model, and these entries in its header."""
-        model_file.write(
-            path,
-            {
-                "kind": self.kind,
-                "settings": {n: plain(value) for n, value in self.get_params().items() if n != "device"},
-                "steps": self.steps(),
-                "best_epoch": self.best_epoch_,
-                "history": self.history_,
-                **header,
-            },
-            params=self.params_,
-            item_ids=self.item_ids_,
-            titles=self.titles_,
-            popularity=self.popularity_,
-            features=self.features_,
-            quantized=quantized,
-        )
+    def _file(self, **entries: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        header = {
+            "kind": self.kind,
+            "settings": {name: plain(value) for name, value in self.get_params().items() if name != "device"},
+            "steps": self.steps(),
+            "best_epoch": self.best_epoch_,
+            "history": self.history_,
+            **entries,
+        }
+        tensors: dict[str, NDArray[Any]] = dict(self.params_)
+        if self.features_ is not None:
+            header["features"] = self.features_.how
+            tensors |= self.features_.tensors()
+        return header, tensors
 
     def _restore(self, content: model_file.Content, params: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
         """Take what the file holds, if its parameters and its steps are those of the settings; ``params``: without
@@ -230,7 +227,7 @@ class GrowingCatalogue(Recommender):
         model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
         if json.loads(json.dumps(self.steps())) != content.header["steps"]:
             raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
-        self.item_ids_, self._titles, self.popularity_ = content.item_ids, content.titles, content.popularity
+        self._restore_catalogue(content)
         self.params_, self.interrupted_ = content.params, False
         self.best_epoch_, self.history_ = content.header["best_epoch"], content.header["history"]
 

@@ -10,6 +10,8 @@ kind     what it does (x is (total, dim), all sequences one after another)
 ======== ==================================================================================================
 embed    rows of ``table`` for the items, times ``scale``
 position adds ``weight[p]``, p = place in the sequence counted from its start
+gap      adds ``weight[b]``, b = bucket of the time from the event to what is foretold from there, as in the
+         attention's ``time_bias``
 norm     layer norm with ``weight``, ``bias``, ``eps``
 rms_norm root mean square norm with ``weight``, ``eps``
 linear   ``activation(x W' + b)``
@@ -90,6 +92,15 @@ class Run:
         starts = np.repeat(self.cu_seqlens[:-1], np.diff(self.cu_seqlens))
         return (np.arange(len(self.items)) - starts).astype(np.int32)
 
+    def gaps(self, n_buckets: int) -> NDArray[np.int32]:
+        """Bucket of the time from each event to what is foretold from there; see `regard.ops.attention_forward`."""
+        if self.times is None or self.next_times is None:
+            raise ValueError("gap: expected the times of the events, got none")
+        seconds = np.clip(self.next_times - self.times, 0, 2**31 - 1).astype(np.float32) + np.float32(1)
+        quarters = (seconds.view(np.int32) - np.float32(1).view(np.int32)) >> 21
+        buckets: NDArray[np.int32] = np.minimum(quarters, np.int32(n_buckets - 1))
+        return buckets
+
 
 def item_tables(steps: list[Step]) -> tuple[str, str]:
     """Names of the item table that is read, and of the one that is scored."""
@@ -153,6 +164,17 @@ def position(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
 
     def backward(dy: Array) -> Array:
         ops.embedding_backward(dy, places, run.add_grad(name))
+        return dy
+
+    return x, backward
+
+
+def gap(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
+    name, buckets = step["weight"], run.gaps(len(run.params[step["weight"]]))
+    x += ops.embedding_forward(run.params[name], buckets, workspace=run.ws)
+
+    def backward(dy: Array) -> Array:
+        ops.embedding_backward(dy, buckets, run.add_grad(name))
         return dy
 
     return x, backward
@@ -314,6 +336,7 @@ def _same(dy: Array) -> Array:
 KINDS: dict[str, Callable[[Array, Step, Run], tuple[Array, Backward]]] = {
     "embed": embed,
     "position": position,
+    "gap": gap,
     "norm": norm,
     "rms_norm": rms_norm,
     "linear": linear,

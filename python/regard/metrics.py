@@ -30,6 +30,8 @@ class Report(Mapping[str, float]):
     n_seen_targets : int
         Targets that are in their own history: misses where ``exclude_seen``.
     exclude_seen : bool
+    sampled_negatives : int or None
+        How many drawn items the targets were ranked among; None: the whole catalogue.
     fingerprint : str or None
         That of the holdout: two reports compare only where these are equal. None if the holdout has none.
     """
@@ -46,6 +48,7 @@ class Report(Mapping[str, float]):
         n_seen_targets: int,
         exclude_seen: bool,
         fingerprint: str | None,
+        sampled_negatives: int | None = None,
     ) -> None:
         self._per_user = per_user
         self._values = {name: _mean(values) for name, values in per_user.items()} | totals
@@ -56,6 +59,7 @@ class Report(Mapping[str, float]):
         self.n_seen_targets = n_seen_targets
         self.exclude_seen = exclude_seen
         self.fingerprint = fingerprint
+        self.sampled_negatives = sampled_negatives
 
     def __getitem__(self, name: str) -> float:
         try:
@@ -109,17 +113,20 @@ class Report(Mapping[str, float]):
         Raises
         ------
         ValueError
-            A report on another holdout, or one that treats seen items otherwise.
+            A report on another holdout, or one that treats seen items otherwise or ranks among other items.
         """
-        if self.fingerprint != other.fingerprint or self.exclude_seen != other.exclude_seen:
-            raise ValueError("other: expected a report on the same holdout with the same exclude_seen")
+        ours, theirs = ((r.fingerprint, r.exclude_seen, r.sampled_negatives) for r in (self, other))
+        if ours != theirs:
+            raise ValueError(
+                "other: expected a report on the same holdout with the same exclude_seen and sampled_negatives"
+            )
         pairs = self.per_user(name) - other.per_user(name)
         return (_mean(pairs), *_bootstrap(pairs, level, seed, n_resamples))
 
     def to_dict(self) -> dict[str, Any]:
         """Metrics and counts in one flat dictionary of plain Python values, ready for JSON."""
         names = ("n_users", "n_items", "n_targets", "n_cold_targets", "n_seen_targets", "exclude_seen", "fingerprint")
-        return {**self._values, **{name: getattr(self, name) for name in names}}
+        return {**self._values, **{name: getattr(self, name) for name in (*names, "sampled_negatives")}}
 
     def _repr_html_(self) -> str:
         return html.table(f"{self.n_users:,} users, {self.n_items:,} items", self._values.items(), ["metric", "mean"])
@@ -138,6 +145,8 @@ class Report(Mapping[str, float]):
             f"{self.n_seen_targets:,} seen), {self.n_items:,} items, "
             f"seen items {'excluded' if self.exclude_seen else 'ranked like others'}"
         )
+        if self.sampled_negatives is not None:
+            lines.append(f"not comparable with full ranking: targets among {self.sampled_negatives} drawn items")
         return "\n".join(lines)
 
 
@@ -150,6 +159,8 @@ def evaluate(
     batch_size: int = BLOCK,
     coverage: bool = True,
     train: Interactions | None = None,
+    sampled_negatives: int | None = None,
+    seed: int = 0,
 ) -> Report:
     """Rank the whole catalogue for each user of the holdout and see where the targets land.
 
@@ -170,6 +181,13 @@ def evaluate(
         Also ask for lists of recommendations, for coverage and popularity; costs about as much again.
     train : Interactions, optional
         Where training counts are taken from; the default is the model's ``popularity_``.
+    sampled_negatives : int, optional
+        Only to compare with papers that rank the target among so many drawn items (100 in SASRec's): metrics are about
+        three times those of full ranking, and models may change places. Drawn uniformly for each user, without
+        repeats, from the items that are neither in the history nor targets; all of them if there are fewer. There is
+        then no coverage and no popularity.
+    seed : int, default 0
+        Of these draws, which depend on nothing but it, the place of the user and the user's items.
 
     Returns
     -------
@@ -190,7 +208,8 @@ def evaluate(
     Raises
     ------
     ValueError
-        ``k`` below 1; a holdout without users, or with a user who has no target.
+        ``k`` or ``sampled_negatives`` below 1; a holdout without users, or with a user who has no target; negatives for
+        an object with only ``recommend``.
 
     Notes
     -----
@@ -212,18 +231,31 @@ def evaluate(
         raise ValueError(f"holdout: user {user} has no target")
 
     judge = _judge(model)(model, holdout.item_ids)
+    among = None
+    if sampled_negatives is not None:
+        if sampled_negatives < 1 or isinstance(judge, _Lists):
+            raise ValueError(
+                f"sampled_negatives: expected at least 1, and a model with scores, "
+                f"got {sampled_negatives} and {type(model).__name__}"
+            )
+        among, coverage = _with_negatives(holdout, targets, sampled_negatives, seed), False
     ranks = np.empty(len(targets.values))
-    was_seen = _contains(holdout.histories, targets, n_items)
+    was_seen = contains(holdout.histories, targets, n_items)
     lists = np.full((n_users, cutoffs[-1]), -1, np.int32)
     for block in blocks(n_users, batch_size):
         place = slice(targets.offsets[block.start], targets.offsets[block.stop])
         ranks[place], lists[block] = judge(
-            holdout.histories[block], targets[block], cutoffs[-1], exclude_seen, coverage
+            holdout.histories[block],
+            targets[block],
+            cutoffs[-1],
+            exclude_seen,
+            coverage,
+            None if among is None else among[block],
         )
     if exclude_seen:
         ranks[was_seen] = np.inf
     counts = _training_counts(model, holdout.item_ids, train)
-    per_user = _per_user(ranks, targets, cutoffs)
+    per_user = user_metrics(ranks, targets, cutoffs)
     if not isinstance(judge, _Lists):
         per_user["mrr"] = np.maximum.reduceat(1 / ranks, targets.offsets[:-1])
     totals = {}
@@ -246,7 +278,26 @@ def evaluate(
         n_seen_targets=int(was_seen.sum()),
         exclude_seen=exclude_seen,
         fingerprint=holdout.fingerprint() if hasattr(holdout, "fingerprint") else None,
+        sampled_negatives=sampled_negatives,
     )
+
+
+def _with_negatives(holdout: Holdout, targets: Ragged, n: int, seed: int) -> Ragged:
+    """The targets of each user and n drawn items, sorted."""
+    n_items, drawn = len(holdout.item_ids), []
+    for user, taken in enumerate(union(n_items, holdout.histories, targets)):
+        n_free = n_items - len(taken)
+        free = np.random.default_rng([seed, user]).choice(n_free, min(n, n_free), replace=False)
+        # the i-th item that is not taken is i plus the taken items before it
+        drawn.append(free + np.searchsorted(taken - np.arange(len(taken)), free, side="right"))
+    return union(n_items, targets, Ragged.from_lengths(np.concatenate(drawn), [len(rows) for rows in drawn]))
+
+
+def _others(n_items: int, rows: Ragged) -> Ragged:
+    """All items but the given ones, row by row."""
+    rest = np.ones((len(rows), n_items), bool)
+    rest[rows.row_of, rows.values] = False
+    return Ragged.from_lengths(np.nonzero(rest)[1].astype(np.int32), rest.sum(axis=1))
 
 
 # ---- asking a model: ranks of the targets, and the lists, in rows of the holdout ------------------------------------
@@ -262,10 +313,12 @@ class _Scores:
         self.to_own = None if same else rows_of(item_ids, self.own_ids)
 
     def __call__(
-        self, histories: Ragged, targets: Ragged, k: int, exclude_seen: bool, lists: bool
+        self, histories: Ragged, targets: Ragged, k: int, exclude_seen: bool, lists: bool, among: Ragged | None
     ) -> tuple[np.ndarray, np.ndarray]:
         seen, known = self._own(histories), self._own(targets)
         deny = union(len(self.own_ids), seen) if exclude_seen else None
+        if among is not None:
+            deny = _others(len(self.own_ids), self._own(among))
         ranks = np.full(len(targets.values), np.inf)
         found, rows = self._ask(seen, known, k, deny, lists)
         ranks[slice(None) if self.to_own is None else self.to_own[targets.values] >= 0] = found
@@ -306,7 +359,7 @@ class _Lists:
         self.model, self.item_ids = model, item_ids
 
     def __call__(
-        self, histories: Ragged, targets: Ragged, k: int, exclude_seen: bool, lists: bool
+        self, histories: Ragged, targets: Ragged, k: int, exclude_seen: bool, lists: bool, among: Ragged | None
     ) -> tuple[np.ndarray, np.ndarray]:
         ids = histories.with_values(self.item_ids[histories.values])
         result = self.model.recommend(ids, k=k, exclude_seen=exclude_seen)
@@ -331,7 +384,7 @@ def _judge(model: Any) -> type[_Scores] | type[_Lists]:
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 
-def _per_user(ranks: np.ndarray, targets: Ragged, cutoffs: list[int]) -> dict[str, np.ndarray]:
+def user_metrics(ranks: np.ndarray, targets: Ragged, cutoffs: list[int]) -> dict[str, np.ndarray]:
     """Metrics of each user from the ranks of the targets, inf for a miss; no user is without target."""
     user, first, n_targets = targets.row_of, targets.offsets[:-1], targets.lengths
     order = np.lexsort((ranks, user))
@@ -356,7 +409,7 @@ def _per_user(ranks: np.ndarray, targets: Ragged, cutoffs: list[int]) -> dict[st
     return {f"{name}@{k}": values for name, at in metrics.items() for k, values in at.items()}
 
 
-def _contains(sets: Ragged, values: Ragged, n_items: int) -> np.ndarray:
+def contains(sets: Ragged, values: Ragged, n_items: int) -> np.ndarray:
     """Whether each of the values is in the set of its row."""
     keys = np.append(np.sort(sets.row_of * n_items + sets.values), -1)  # np.isin would hash them, ten times slower
     wanted = values.row_of * n_items + values.values

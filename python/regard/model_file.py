@@ -4,8 +4,11 @@ Metadata ``regard`` is JSON: ``format_version`` (major.minor), ``regard_version`
 steps, and ``sha256`` of every tensor; metadata ``sha256`` is that of this JSON. Tensors: the parameters; ``ids.items``
 (int64, sorted) or ``ids.items.bytes`` and ``ids.items.offsets`` (UTF-8, sorted); ``ids.titles.*`` where titles are
 known; ``popularity``; ``items.quantized``, the 8-bit copy of the item vectors that are scored, where the catalogue is
-large; ``features.*`` where the model has item features, whose vocabulary is in the header. Ids are sorted, so a look-up
-is a binary search in the mapped file: no index is stored and none is built.
+large; ``features.*`` where the model has item features, whose vocabulary is in the header; ``table.columns`` and
+``table.offsets`` where weights between items are kept without the zeros. Ids are sorted, so a look-up is a binary
+search in the mapped file: no index is stored and none is built. A blend has the headers of its members as ``members``
+in its own, and their tensors as ``members.0.NAME`` and so on; all share its catalogue, and ``popularity`` where they
+have none of their own.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from regard import _core, tensor_file
 from regard.features import TENSORS, EncodedFeatures
+from regard.ragged import Ragged
 from regard.tensor_file import digest
 
 if TYPE_CHECKING:
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
 FORMAT = (1, 0)
 NN = "nn"  # kind of the files of regard.nn, which have tensors alone
 QUANTIZED = "items.quantized"
-_ITEMS, _TITLES, _POPULARITY = "ids.items", "ids.titles", "popularity"
+_ITEMS, _TITLES, POPULARITY = "ids.items", "ids.titles", "popularity"
+TABLE = ("table.columns", "table.offsets")
 
 
 @dataclass
@@ -46,6 +51,8 @@ class Content:
     popularity: NDArray[np.int64]
     features: EncodedFeatures | None
     quantized: NDArray[np.uint8] | None
+    columns: Ragged | None
+    members: list[Content]
 
 
 @dataclass
@@ -76,25 +83,17 @@ class Texts:
 def write(
     path: str | os.PathLike[str],
     header: dict[str, Any],
+    tensors: dict[str, Array],
     *,
-    params: dict[str, NDArray[np.float32]],
     item_ids: Array,
     titles: Array | None,
     popularity: NDArray[np.int64],
-    features: EncodedFeatures | None = None,
-    quantized: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Write a model file, whole or not at all; see `regard.tensor_file.write`."""
-    tensors: dict[str, Array] = dict(params)
-    tensors |= id_tensors(item_ids)
+    """Write a model and its catalogue, whole or not at all; see `regard.tensor_file.write`."""
+    catalogue = id_tensors(item_ids) | {POPULARITY: popularity}
     if titles is not None:
-        tensors |= _pack_strings(_TITLES, titles)
-    tensors[_POPULARITY] = popularity
-    if quantized is not None:
-        tensors[QUANTIZED] = quantized
-    if features is not None:
-        header, tensors = {**header, "features": features.how}, tensors | features.tensors()
-    write_tensors(path, header, tensors)
+        catalogue |= _pack_strings(_TITLES, titles)
+    write_tensors(path, header, tensors | catalogue)
 
 
 def write_tensors(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, Array]) -> None:
@@ -127,22 +126,50 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
     packed = {key: tensor for key, tensor in tensors.items() if key.startswith(_ITEMS)}
     item_ids = _take_ids(name, tensors)
     titles = _take_texts(name, _TITLES, tensors) if f"{_TITLES}.bytes" in tensors else None
-    popularity = _take(name, _POPULARITY, tensors, np.int64)
-    if len(popularity) != len(item_ids) or (titles is not None and len(titles) != len(item_ids)):
+    counts = np.empty(0, np.int64)  # those of the file are taken with the rest
+    if POPULARITY not in tensors or (titles is not None and len(titles) != len(item_ids)):
         raise ValueError(f"{name}: popularity and titles: expected {len(item_ids)} entries, one for each item")
+    return _content(Content(name, header, tensors, item_ids, packed, titles, counts, None, None, None, []), verify)
+
+
+def _content(content: Content, verify: bool) -> Content:
+    """The parameters sorted out from what else there is beside the catalogue, and checked."""
+    name, header, tensors = content.path, content.header, content.params
+    if POPULARITY in tensors:
+        content.popularity = _take(name, POPULARITY, tensors, np.int64)
+        if len(content.popularity) != len(content.item_ids):
+            raise ValueError(f"{name}: popularity: expected {len(content.item_ids)} entries, one for each item")
+    members = header.get("members", [])
+    if not isinstance(members, list):
+        raise ValueError(f"{name}: the header is damaged (members: expected a list)")
+    for i, member in enumerate(members):
+        prefix = member_prefix(i)
+        own: dict[str, Any] = {key[len(prefix) :]: tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
+        _check_entries(name, member)
+        content.members.append(_content(replace(content, header=member, params=own, members=[]), verify))
     quantized = tensors.pop(QUANTIZED, None)
     if quantized is not None and quantized.dtype != np.uint8:
         raise ValueError(f"{name}: tensor {QUANTIZED!r}: expected uint8, got {quantized.dtype}")
-    features = None
+    content.quantized = quantized  # type: ignore[assignment]
     if "features" in header:
         found = {key: tensors.pop(key) for key in TENSORS if key in tensors}
-        features = EncodedFeatures.from_tensors(name, header["features"], found, len(item_ids))
+        content.features = EncodedFeatures.from_tensors(name, header["features"], found, len(content.item_ids))
+    if TABLE[0] in tensors:
+        try:
+            content.columns = Ragged(_take(name, TABLE[0], tensors, np.int32), _take(name, TABLE[1], tensors, np.int64))
+        except ValueError as error:
+            raise ValueError(f"{name}: {TABLE[0]}: {error}: the file is damaged") from None
     for key, tensor in tensors.items():
         if tensor.dtype != np.float32:
             raise ValueError(f"{name}: tensor {key!r}: expected float32, got {tensor.dtype}")
-        if (verify or tensor.shape[:1] != item_ids.shape) and not np.isfinite(tensor).all():
+        if (verify or tensor.shape[:1] != content.item_ids.shape) and not np.isfinite(tensor).all():
             raise ValueError(f"{name}: tensor {key!r} has values that are not finite: the file is damaged")
-    return Content(name, header, tensors, item_ids, packed, titles, popularity, features, quantized)
+    return content
+
+
+def member_prefix(i: int) -> str:
+    """Of the names of the tensors of a blend's member."""
+    return f"members.{i}."
 
 
 def id_tensors(item_ids: Array) -> dict[str, Array]:
@@ -187,10 +214,14 @@ def _header(path: str, metadata: dict[str, str]) -> dict[str, Any]:
         )
     if metadata.get("sha256") != _text_digest(text):
         raise ValueError(f"{path}: the header does not have the digest beside it: the file is damaged")
-    for key, kind in {"kind": str, "settings": dict, "steps": list, "sha256": dict}.items():
-        if not isinstance(header.get(key), kind):
-            raise ValueError(f"{path}: the header is damaged ({key}: expected a {kind.__name__})")
+    _check_entries(path, header, sha256=dict)
     return header  # type: ignore[no-any-return]
+
+
+def _check_entries(path: str, header: Any, **more: type) -> None:
+    for key, kind in {"kind": str, "settings": dict, "steps": list, **more}.items():
+        if not isinstance(header, dict) or not isinstance(header.get(key), kind):
+            raise ValueError(f"{path}: the header is damaged ({key}: expected a {kind.__name__})")
 
 
 def _take(path: str, name: str, tensors: dict[str, Array], kind: type) -> Array:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regard.metrics import Report
     from regard.sequence_model import SequenceModel
     from regard.splits import Holdout
+    from regard.tuning import Tuning
 
 # Okabe and Ito 2008: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -187,6 +188,28 @@ def comparison(rows: Iterable[Mapping[str, Any]], *, metric: str = "ndcg@10", ax
     ax.set_xlabel(f"{metric.upper()}, 95 % interval over users")
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
+    return ax
+
+
+def tuning(found: Tuning, ax: Any = None) -> Any:
+    """The validation NDCG@10 of each trial, those that were given up as crosses; a line for the best so far.
+
+    Parameters
+    ----------
+    found : from `regard.tuning.tune`
+    ax : matplotlib axes, optional
+    """
+    ax = _axes(ax)
+    metrics = np.array([trial["metric"] for trial in found.trials])
+    pruned = np.array([trial["pruned"] for trial in found.trials])
+    numbers = np.arange(1, len(metrics) + 1)
+    best = np.maximum.accumulate(np.where(pruned, -np.inf, metrics))
+    ax.step(numbers, best, where="post", color=COLOURS[2], label="best so far")
+    ax.axhline(metrics[0], color="grey", linewidth=0.8, linestyle="--", label="defaults")
+    ax.plot(numbers[~pruned], metrics[~pruned], "o", color=COLOURS[0], markersize=4, label="finished")
+    ax.plot(numbers[pruned], metrics[pruned], "x", color=COLOURS[1], markersize=4, label="given up")
+    ax.set(xlabel="trial", ylabel="validation NDCG@10")
+    _legend(ax.figure, *ax.get_legend_handles_labels())
     return ax
 
 

@@ -127,6 +127,11 @@ class Recommender:
         self.titles_ = data.titles
         self.popularity_ = data.popularity()
 
+    def _restore_catalogue(self, content: model_file.Content) -> None:
+        """The same from a model file."""
+        self.item_ids_, self.popularity_ = content.item_ids, content.popularity
+        self.titles_ = None if content.titles is None else content.titles.decoded()
+
     def _scores(self, histories: Ragged) -> np.ndarray:
         """Scores of all items: Ragged rows, none of them empty -> (n, n_items) float32."""
         raise NotImplementedError(f"{type(self).__name__} does not score the whole catalogue")
@@ -349,6 +354,33 @@ class Recommender:
         """What a fitted model says of itself."""
         return [("items", len(self.item_ids_))] if hasattr(self, "item_ids_") else [("fitted", "not yet")]
 
+    # ---- file -------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as one safetensors file: to a temporary name beside it, synced, renamed.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be written, the disk is full: a file of that name stays as it was.
+        NotImplementedError
+            The model has no file.
+        """
+        self._check_fitted()
+        header, tensors = self._file()
+        model_file.write(
+            path, header, tensors, item_ids=self.item_ids_, titles=self.titles_, popularity=self.popularity_
+        )
+
+    def _file(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Header (kind, settings, steps, ...) and tensors of the model file, without the catalogue."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be saved")
+
+    @classmethod
+    def _from_file(cls, content: model_file.Content) -> Self:
+        """The model that `_file` describes."""
+        raise NotImplementedError(f"{cls.__name__} cannot be loaded")
+
     def _check_fitted(self) -> None:
         if not hasattr(self, "item_ids_"):
             raise RuntimeError(f"this {type(self).__name__} is not fitted yet: call fit first")
@@ -388,9 +420,16 @@ def _literal(value: Any) -> str:
 
 # ---- files --------------------------------------------------------------------------------------------------------
 
+_BASELINES = "regard.baselines.item_to_item"
 _KINDS = {
     "self_attention": ("regard.models.self_attention", "SelfAttentionRecommender"),
     "target_attention": ("regard.models.target_attention", "TargetAttentionRecommender"),
+    "blend": ("regard.blend", "Blend"),
+    "popularity": (_BASELINES, "Popularity"),
+    "sequential_rules": (_BASELINES, "SequentialRules"),
+    "item_knn": (_BASELINES, "ItemKNN"),
+    "ease": (_BASELINES, "EASE"),
+    "repeats": (_BASELINES, "Repeats"),
 }
 
 
@@ -414,7 +453,11 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Any:
     ValueError
         The file is truncated, damaged, no regard model, or needs a newer version; the message says which.
     """
-    content = model_file.read(path, verify=verify)
+    return from_content(model_file.read(path, verify=verify))
+
+
+def from_content(content: model_file.Content) -> Any:
+    """The model of an opened file, or a member of one."""
     if content.header["kind"] not in _KINDS:
         raise ValueError(f"{content.path}: unknown kind of model {content.header['kind']!r}")
     module, name = _KINDS[content.header["kind"]]

@@ -429,11 +429,12 @@ class SequenceModel(GrowingModel):
 
     # ---- file ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as one safetensors file: to a temporary name beside it, synced, renamed."""
-        self._check_fitted()
+    def _file(self, **entries: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        header, tensors = super()._file(**entries)
         items = self.params_[self._tables[1]]
-        self._write(path, quantized=self._quantized_items(items) if len(items) >= _QUANTIZED else None)
+        if len(items) >= _QUANTIZED:
+            tensors[model_file.QUANTIZED] = self._quantized_items(items)
+        return header, tensors
 
     @classmethod
     def _from_file(cls, content: model_file.Content) -> Self:

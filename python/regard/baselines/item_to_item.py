@@ -19,14 +19,16 @@ from regard.baselines.tables import (
     common_users,
     items_and_users,
     n_users_of_items,
+    table_from_file,
     table_from_pairs,
     table_from_rows,
 )
 from regard.ragged import Ragged
-from regard.recommender import Recommender
+from regard.recommender import Recommender, plain
 
 if TYPE_CHECKING:
     from regard.data import Interactions
+    from regard.model_file import Content
 
 
 class Popularity(Recommender):
@@ -40,10 +42,20 @@ class Popularity(Recommender):
     def _scores(self, histories: Ragged) -> np.ndarray:
         return self._popularity_scores(len(histories))
 
+    def _file(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return {"kind": "popularity", "settings": {}, "steps": []}, {}
+
+    @classmethod
+    def _from_file(cls, content: Content) -> Self:
+        model = cls()
+        model._restore_catalogue(content)
+        return model
+
 
 class _Decayed(Recommender):
     """Scores are a decayed sum of the table's rows over the last events of a history."""
 
+    kind: ClassVar[str]  # in the model file
     table_: Table
     decay: float
     history: int | None = None
@@ -63,6 +75,17 @@ class _Decayed(Recommender):
         scores = self.table_.weighted_sums(alone, np.ones(len(rows)))
         scores[scores == 0] = -np.inf  # never seen together
         return scores
+
+    def _file(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        settings = {name: plain(value) for name, value in self.get_params().items()}
+        return {"kind": self.kind, "settings": settings, "steps": []}, self.table_.tensors()
+
+    @classmethod
+    def _from_file(cls, content: Content) -> Self:
+        model = cls(**content.header["settings"])
+        model._restore_catalogue(content)
+        model.table_ = table_from_file(content)
+        return model
 
 
 class SequentialRules(_Decayed):
@@ -86,6 +109,7 @@ class SequentialRules(_Decayed):
         Weight of an event t that comes before s; 1 looks at nearness alone, not at order.
     """
 
+    kind = "sequential_rules"
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "backward": (0.0, 0.3, 1.0),
         "target_exponent": (0.0, 0.2, 0.4),
@@ -145,6 +169,7 @@ class ItemKNN(_Decayed):
         Keep only that many targets of each source, those of the highest weight; None keeps all.
     """
 
+    kind = "item_knn"
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "target_exponent": (0.5, 0.2, 0.0),
         "decay": (1.0, 0.9, 0.8, 0.7, 0.6, 0.5),
@@ -207,6 +232,7 @@ class EASE(_Decayed):
     the library and the number of threads that NumPy was built and started with.
     """
 
+    kind = "ease"
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "regularization": (300.0, 100.0, 1000.0),
         "decay": (1.0, 0.9, 0.8, 0.7, 0.6),
@@ -267,6 +293,7 @@ class Repeats(_Decayed):
         Weight of an event per step back in the history; 1 counts, 0.5 and less is the order of the last occurrence.
     """
 
+    kind = "repeats"
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"decay": (0.9, 1.0, 0.95, 0.8, 0.5)}
 
     def __init__(self, *, decay: float = 0.9) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from regard import model_file
 from regard.ragged import Ragged
 from regard.ranking import union
 
@@ -36,6 +37,9 @@ def common_users(data: Interactions) -> Iterator[np.ndarray]:
         yield np.bincount(items.take(of_item).values, minlength=data.n_items)
 
 
+WEIGHTS = "table.weights"
+
+
 class Table(Protocol):
     """Weights between items, (n_items, n_items), and the sums that models take of its rows.
 
@@ -44,6 +48,9 @@ class Table(Protocol):
 
     def weighted_sums(self, rows: Ragged, weights: np.ndarray) -> np.ndarray:
         """Sum of the weighted table rows for each list of rows: (n, n_items) float32."""
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What a model file keeps of it."""
 
 
 class DenseTable:
@@ -61,6 +68,10 @@ class DenseTable:
             np.einsum("i,ij->j", weights[events], self.weights[rows.values[events]], out=out)
         return sums
 
+    def tensors(self) -> dict[str, np.ndarray]:
+        """As `Table.tensors`."""
+        return {WEIGHTS: self.weights}
+
 
 class SparseTable:
     """The filled places of each row and their weights."""
@@ -75,6 +86,11 @@ class SparseTable:
         cells = np.repeat(rows.row_of * n_items, columns.lengths) + columns.values
         parts = np.repeat(weights, columns.lengths) * self.weights.take(rows.values).values
         return np.bincount(cells, parts, len(rows) * n_items).reshape(len(rows), n_items).astype(np.float32)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """As `Table.tensors`."""
+        columns, offsets = model_file.TABLE
+        return {columns: self.columns.values, offsets: self.columns.offsets, WEIGHTS: self.weights.values}
 
 
 def is_dense(n_items: int, n_filled: int) -> bool:
@@ -106,3 +122,22 @@ def table_from_pairs(pairs: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],
     weights = np.bincount(place, np.concatenate([weight for _, weight in chunks]), len(filled))
     columns = Ragged((filled % n_items).astype(np.int32), np.searchsorted(filled, np.arange(n_items + 1) * n_items))
     return SparseTable(columns, weights.astype(np.float32))
+
+
+def table_from_file(content: model_file.Content) -> Table:
+    """The table whose tensors a model file has.
+
+    Raises
+    ------
+    ValueError
+        Weights are missing, or do not fit the catalogue or the columns.
+    """
+    n_items, columns = len(content.item_ids), content.columns
+    expected = (n_items, n_items) if columns is None else (len(columns.values),)
+    model_file.check_shapes(content, {WEIGHTS: expected})
+    weights = content.params[WEIGHTS]
+    if columns is None:
+        return DenseTable(weights)
+    if len(columns) != n_items or (len(weights) and not 0 <= columns.values.min() <= columns.values.max() < n_items):
+        raise ValueError(f"{content.path}: {model_file.TABLE[0]}: expected rows of the catalogue: the file is damaged")
+    return SparseTable(columns, weights)

@@ -18,6 +18,7 @@ from typing import NoReturn
 COMMANDS = {
     "demo": ("demo", "train on embedded data, compare with baselines and the best possible, recommend"),
     "train": ("training", "train an attention recommender and save it"),
+    "tune": ("tuning", "search for settings on the validation part (extra tune)"),
     "evaluate": ("training", "rank held-out items with a saved model and with baselines"),
     "compare": ("compare", "simple methods and attention on one test: a table, and whether attention is worth it"),
     "recommend": ("answers", "recommend items for histories"),

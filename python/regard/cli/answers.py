@@ -78,6 +78,8 @@ def explain_arguments(parser: argparse.ArgumentParser) -> None:
 def explain(arguments: argparse.Namespace) -> int:
     """Print how much each event changes an item's score, and where attention leads."""
     model = load(arguments.model)
+    if not hasattr(model, "explain"):
+        raise NotImplementedError(f"explain: expected a model with attention, got a {type(model).__name__}")
     reasons = model.explain(ids_of("--history", arguments.history, model), _id("--item", arguments.item, model))
     if arguments.out is not None:
         reasons.plot()[0].figure.savefig(arguments.out)

@@ -67,13 +67,13 @@ def parameters() -> dict[str, Parameter]:
     return found
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each parameter, ``--preset``, ``--config`` and ``--print-config``."""
+def add_flags(parser: argparse.ArgumentParser, *, printed: bool = True) -> None:
+    """A flag for each parameter, ``--preset``, ``--config`` and, where they can be printed, ``--print-config``."""
     group = parser.add_argument_group("settings of the model")
     group.add_argument(
         "--preset",
         choices=PRESETS,
-        help="settings that follow from the data, best or fast; --config and flags go before them",
+        help="settings that follow from the data, best or fast; --config and flags go before them (default: best)",
     )
     for name, parameter in parameters().items():
         default = "none" if parameter.default is None else str(parameter.default).lower()
@@ -86,20 +86,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             help=f"{parameter.text.replace('%', '%%')} (default: {default})".lstrip(),
         )
     group.add_argument("--config", metavar="FILE.toml", help="settings from a file; flags go before it")
-    group.add_argument(
-        "--print-config", action="store_true", help="print the settings as a file for --config, and stop"
-    )
+    if printed:
+        group.add_argument(
+            "--print-config", action="store_true", help="print the settings as a file for --config, and stop"
+        )
 
 
 def chosen(arguments: argparse.Namespace, data: Callable[[], Interactions]) -> dict[str, Value]:
-    """All settings: flags before the file, the file before the preset for the data, that before the defaults."""
+    """All settings: flags before the file, that before the preset for the data, that before the defaults, which are all
+    there is without data.
+    """
     known = parameters()
     values = {name: parameter.default for name, parameter in known.items()}
-    if arguments.preset is not None:
-        values |= recipe(data(), arguments.preset)
-    if arguments.config is not None:
-        values |= read(arguments.config)
-    return values | {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
+    if arguments.preset is not None or arguments.data is not None:
+        values |= recipe(data(), arguments.preset or "best")
+    return values | given(arguments)
+
+
+def given(arguments: argparse.Namespace) -> dict[str, Value]:
+    """The settings that flags or the file give, flags first."""
+    values = {} if arguments.config is None else read(arguments.config)
+    return values | {name: getattr(arguments, name) for name in parameters() if hasattr(arguments, name)}
 
 
 def read(path: str) -> dict[str, Value]:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from regard import report
+from regard.blend import Blend, usual
 from regard.cli import compare, settings
 from regard.cli.inputs import add_data, check_out, load_data, split_data
 from regard.cli.text import print_json
 from regard.data import Interactions
+from regard.growth import validation_of
 from regard.metrics import Report
 from regard.metrics import evaluate as measure
 from regard.models.self_attention import SelfAttentionRecommender
@@ -34,6 +36,11 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the run here every minute; the same command goes on from it, with the same result to the last bit",
     )
     parser.add_argument("--report", metavar="FILE.html", help="also evaluate, and write one page with tables and plots")
+    parser.add_argument(
+        "--blend",
+        action="store_true",
+        help="save the weighted sum of the model, rules, item-kNN and EASE, weights learned on the validation part",
+    )
     settings.add_flags(parser)
 
 
@@ -66,8 +73,9 @@ def train(arguments: argparse.Namespace) -> int:
         model.fit(data, checkpoint=arguments.checkpoint)
     else:
         model.fit(split.train, validation=split.validation, checkpoint=arguments.checkpoint)
+    blend = blended(model, data, split) if arguments.blend else None
     seconds = time.perf_counter() - started
-    model.save(arguments.out)
+    (blend or model).save(arguments.out)
     if arguments.report is not None:
         # Settings are chosen by looking at this page: it shows the validation part, not the test.
         reports = None
@@ -84,6 +92,7 @@ def train(arguments: argparse.Namespace) -> int:
         "epochs": len(model.history_),
         "best_epoch": model.best_epoch_,
         "validation_ndcg@10": best,
+        "blend": None if blend is None else weights_of(blend),
         "interrupted": model.interrupted_,
         "seconds": seconds,
         "history": model.history_,
@@ -96,8 +105,23 @@ def train(arguments: argparse.Namespace) -> int:
     print(f"trained  {len(model.history_)} epochs in {seconds:.1f} s, {ending}; kept epoch {model.best_epoch_}")
     if best is not None:
         print(f"metric   validation NDCG@10 {best:.4f}")
+    if blend is not None:
+        print("blend    " + ", ".join(f"{name} {weight:.2f}" for name, weight in weights_of(blend).items()))
     print(f"saved    {arguments.out} ({Path(arguments.out).stat().st_size / 2**20:.1f} MiB)")
     return 0
+
+
+def blended(model: SelfAttentionRecommender, data: Interactions, split: Split | None) -> Blend:
+    """The trained model with rules, item-kNN and EASE; weights are learned where the model's epoch was chosen."""
+    given = "last" if split is None else split.validation
+    part, holdout = validation_of(data if split is None else split.train, given)
+    return Blend([model, *usual(part, holdout)]).fit(part, validation=holdout)
+
+
+def weights_of(blend: Blend) -> dict[str, float]:
+    """Weight of each member by the name of its class."""
+    names = [type(member).__name__ for member in blend.members_]
+    return dict(zip(names, blend.weights_.tolist(), strict=True))
 
 
 def check_report(path: str | None) -> None:
@@ -124,6 +148,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Rank the test targets with the model and with baselines fitted on the training part."""
     check_report(arguments.report)
     model = load(arguments.model)
+    if arguments.report is not None and not hasattr(model, "history_"):
+        raise NotImplementedError(f"--report: expected a model with a training to show, got a {type(model).__name__}")
     split = split_data(arguments, load_data(arguments))
     if split is None:
         raise ValueError("--split none leaves nothing to evaluate on")

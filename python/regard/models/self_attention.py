@@ -60,8 +60,10 @@ class SelfAttentionRecommender(SequenceModel):
         A learned score per head and distance, or a learned vector per place counted from the window's start.
     time_bias : bool, default False
         A learned score per head and time from an event to the one that is foretold, four steps to a doubling of the
-        seconds (the bias of HSTU; Zhai et al. 2024, arXiv:2402.17152). Needs times in the data, and tells the model
-        when the next event happens: compare it with models of its kind alone.
+        seconds (the bias of HSTU; Zhai et al. 2024, arXiv:2402.17152), and a learned vector for the time from each
+        event to the one after it: a score that all events share is lost in the softmax, so without it the model would
+        not know how long ago the last event was. Needs times in the data, and tells the model when the next event
+        happens: compare it with models of its kind alone.
     output_table : "tied" or "separate"
         Whether items are scored with the vectors that histories are read with, or with vectors of their own.
     item_features : bool, default True
@@ -200,6 +202,8 @@ class SelfAttentionRecommender(SequenceModel):
         steps: list[Step] = [{"kind": "embed", "table": _ITEMS, "scale": math.sqrt(self.dim)}]
         if self.positions == "absolute":
             steps.append({"kind": "position", "weight": "positions.weight"})
+        if self.time_bias:
+            steps.append({"kind": "gap", "weight": "gaps.weight"})
         steps.append(drop)
         for i in range(self.n_blocks):
             b = f"blocks.{i}"
@@ -238,6 +242,8 @@ class SelfAttentionRecommender(SequenceModel):
             params[_OUTPUT] = (n_items, dim), 1 / dim
         if self.positions == "absolute":
             params["positions.weight"] = (self.max_len, dim), 1 / math.sqrt(dim)
+        if self.time_bias:
+            params["gaps.weight"] = (_TIME_BUCKETS, dim), 0.0
         for i in range(self.n_blocks):
             b = f"blocks.{i}"
             norm(f"{b}.attention_norm")
