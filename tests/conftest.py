@@ -3,6 +3,9 @@
 import datetime
 import json
 import os
+import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +72,22 @@ def place(request: pytest.FixtureRequest) -> None:
     if request.param in on_device.ORDERS:
         request.getfixturevalue("in_shim")
         on_device.set_order(request.param)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server of the tests' own."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server on the path")
+    pytest.importorskip("redis")
+    socket = tmp_path_factory.mktemp("redis") / "socket"
+    command = ["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", socket.parent]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL) as server:
+        while not socket.exists():
+            assert server.poll() is None
+            time.sleep(0.01)
+        yield f"unix://{socket}"
+        server.terminate()
 
 
 SLOW_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "slow.json"

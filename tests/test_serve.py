@@ -13,10 +13,10 @@ import time
 
 import numpy as np
 import pytest
-from service_process import ENVIRONMENT, Service, asking
 from small_models import chains, small
 
 import regard
+from service_process import ENVIRONMENT, Service, asking
 
 HISTORY = [100, 101, 102]
 
@@ -416,9 +416,11 @@ def test_what_was_accepted_is_answered_before_the_end(path, tmp_path):
         assert service.process.wait(20) == 0
 
 
-def test_several_workers_answer_alike(path, tmp_path):
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_several_workers_answer_alike(path, tmp_path, store, request):
     """Whoever takes the events, whoever is asked: the next answer knows them."""
-    with Service(path, tmp_path, "--workers", "3") as service:
+    where = tmp_path / "events" if store == "sqlite" else request.getfixturevalue("redis_url")
+    with Service(path, tmp_path, "--workers", "3", "--store", where) as service:
         failures = []
 
         def walk(user):

@@ -140,22 +140,6 @@ def test_a_single_request_is_never_refused(monkeypatch):
 # ---- stores ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory):
-    """A Redis server of the test's own."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server on the path")
-    pytest.importorskip("redis")
-    socket = tmp_path_factory.mktemp("redis") / "socket"
-    command = ["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", socket.parent]
-    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL) as server:
-        while not socket.exists():
-            assert server.poll() is None
-            time.sleep(0.01)
-        yield f"unix://{socket}"
-        server.terminate()
-
-
 @pytest.fixture(params=["sqlite", "redis"])
 def where(request, tmp_path):
     """The address of an empty store."""
