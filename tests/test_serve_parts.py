@@ -340,9 +340,15 @@ def test_a_model_with_a_time_bias_is_asked_with_times(tmp_path):
     assert (status, answer["items"]) == (200, expected.items[0].tolist())
     np.testing.assert_allclose(answer["scores"], expected.scores[0], rtol=1e-6)
 
-    asked(service, "POST", "/v1/events", {"user_id": "u", "items": history, "times": times})
-    status, answer = asked(service, "POST", "/v1/recommend", {"user_id": "u", "asked_at": moment, "k": 5})
-    assert (status, answer["items"]) == (200, expected.items[0].tolist())
+    for item, time_ in zip(history, times, strict=True):
+        asked(service, "POST", "/v1/events", {"user_id": "u", "items": [item], "times": [time_]})
+        asked(service, "POST", "/v1/recommend", {"user_id": "u"})
+    asked(service, "POST", "/v1/events", {"user_id": "all", "items": history, "times": times})
+    for user in ("u", "all"):
+        status, answer = asked(service, "POST", "/v1/recommend", {"user_id": user, "asked_at": moment, "k": 5})
+        assert (status, answer["items"]) == (200, expected.items[0].tolist())
+        np.testing.assert_allclose(answer["scores"], expected.scores[0], rtol=1e-5)
+        assert asked(service, "POST", "/v1/recommend", {"user_id": user, "explain": True})[0] == 400
     assert asked(service, "POST", "/v1/recommend", {"history": history})[0] == 400
 
 

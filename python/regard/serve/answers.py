@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,8 @@ class Past:
         self.version = tag.version
         if limits.exclude_seen and len(tag.items) > len(self.session):
             deny = [*(deny or ()), *tag.items]  # what was seen before the window of the session as well
-        return self.session.recommend(k, allow_items=limits.allow, deny_items=deny, **how)
+        how |= {"allow_items": limits.allow, "deny_items": deny, "asked_at": self.asked_at}
+        return self.session.recommend(k, **how)
 
     def events(self, loaded: Loaded) -> Any:
         """The history as the model takes it."""
@@ -82,6 +82,8 @@ def check(loaded: Loaded, request: Any) -> None:
         if name not in loaded.categories:
             known = ", ".join(sorted(loaded.categories)) or "none"
             raise bad(f"caps: {name!r} is not a category of the model's item features, which are: {known}")
+    if getattr(request, "explain", False) and not loaded.explains:
+        raise bad("explain: this model cannot explain its answers")
 
 
 def recommend(loaded: Loaded, past: Past, request: Recommend) -> Answer:
@@ -201,13 +203,10 @@ def _capped(loaded: Loaded, items: list[ItemId], caps: dict[str, int], k: int) -
 
 def _causes(loaded: Loaded, past: Past, items: list[ItemId]) -> list[list[Cause]]:
     """For each item the events whose removal changes its score most."""
-    explain: Callable[..., Any] | None = getattr(loaded.model, "explain", None)
-    if explain is None or loaded.times:
-        raise bad("explain: this model cannot explain its answers")
     causes: list[list[Cause]] = []
     known = loaded.n_unknown(past.history) < len(past.history)
     for item in items if known else []:
-        reasons = explain(past.history, item)
+        reasons = loaded.model.explain(past.history, item)
         largest = np.argsort(-np.abs(reasons.effect), kind="stable")[:_CAUSES]
         causes.append([Cause(reasons.item_ids[i].item(), float(reasons.effect[i])) for i in largest])
     return causes

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,10 @@ class Loaded:
         if stamp(path) != before:
             raise ValueError("the file was replaced while it was read")
         model = self.model
-        keeps_sessions = isinstance(model, SequenceModel) and not model.time_bias
-        self.sessions = Sessions(model, n_sessions) if keeps_sessions else None
+        self.sessions = Sessions(model, n_sessions) if isinstance(model, SequenceModel) else None
         self.id_type: type = int if model.item_ids_.dtype.kind == "i" else str
         self.times = bool(getattr(model, "time_bias", False))
+        self.explains = hasattr(model, "explain") and not self.times
         self.categories = _categories(model)
         self.card = ModelCard(
             version=digest,
@@ -91,9 +92,10 @@ class Loaded:
         if self.id_type is int and not (min(ids) >= -_INT64 and max(ids) < _INT64):  # type: ignore[operator]
             raise bad(f"{name}: an item id is beyond the range of int64")
 
-    def of_type(self, ids: list[ItemId]) -> list[ItemId]:
+    def of_type(self, ids: list[ItemId], times: list[float]) -> tuple[list[ItemId], list[float]]:
         """Without the ids of another type, which were kept when a model with such ids served."""
-        return [item for item in ids if type(item) is self.id_type]
+        fits = [type(item) is self.id_type for item in ids]
+        return list(compress(ids, fits)), list(compress(times, fits))
 
     def id_of(self, name: str, word: str) -> ItemId:
         """An id that is written as the key of a JSON object."""

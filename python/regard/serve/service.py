@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import compress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -263,23 +262,21 @@ class Service:
         user, sessions = request.user_id, loaded.sessions
         if sessions is None:
             kept = await self.store.events(user)
-            fits = [type(item) is loaded.id_type for item in kept.items]
-            items, times = list(compress(kept.items, fits)), list(compress(kept.times, fits))
-            return answers.Past(items, times, request.asked_at, kept.version)
+            return answers.Past(*loaded.of_type(kept.items, kept.times), request.asked_at, kept.version)
         while True:
             session = sessions.get(user)
             version = None if session is None else session.tag.version
             kept = await self.store.events(user, version)
             if session is sessions.get(user) and (session is None or session.tag.version == version):
                 break  # else another request of this user brought it further meanwhile
-        new = [item for item in kept.items if type(item) is loaded.id_type]
+        new, times = loaded.of_type(kept.items, kept.times)
         if session is None or kept.whole:
-            session = sessions.begin(user, new)
-            session.tag = answers.Tag(kept.version, new)
-        elif new:
-            session.append(new)
-            session.tag = answers.Tag(kept.version, (session.tag.items + new)[-self.settings.keep_events :])
-        return answers.Past(session.tag.items, None, None, kept.version, session)
+            session = sessions.begin(user)
+            session.tag = answers.Tag(None, [])
+        if new:
+            session.append(new, times)
+        session.tag = answers.Tag(kept.version, (session.tag.items + new)[-self.settings.keep_events :])
+        return answers.Past(session.tag.items, None, request.asked_at, kept.version, session)
 
     async def _quickly(
         self,
