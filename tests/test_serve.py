@@ -215,6 +215,7 @@ BAD = {
     "an endless user": ("/v1/recommend", {"user_id": "u" * 257}, "user_id"),
     "times of a user": ("/v1/recommend", {"user_id": "u", "times": [1]}, "times"),
     "too few times": ("/v1/recommend", {"history": [100, 101], "times": [1]}, "times"),
+    "asked in another age": ("/v1/recommend", {"history": [100], "asked_at": 1e300}, "asked_at"),
     "no events": ("/v1/events", {"user_id": "u", "items": []}, "items"),
     "too many events": ("/v1/events", {"user_id": "u", "items": [100] * 1001}, "items"),
     "events of text": ("/v1/events", {"user_id": "u", "items": ["a"]}, "items"),

@@ -244,6 +244,8 @@ class Service:
         if (request.history is None) == (request.user_id is None):
             raise bad("history, user_id: expected exactly one of them")
         answers.check(loaded, request)
+        if request.asked_at is not None and not abs(request.asked_at) <= _LATEST:
+            raise bad(f"asked_at: expected Unix seconds up to {_LATEST:.0e}")
         if request.history is None:
             return await self._past_of(loaded, request)
         history, times = request.history, _times(request.times, request.history)
