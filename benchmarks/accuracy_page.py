@@ -118,7 +118,7 @@ def reached(rows: Rows, about: Published) -> str:
             if mark is not None and all(v >= m for v, m in zip((round(x, 4) for x in values), mark, strict=True)):
                 return name
         mark = about.required or about.goal
-        return f"below, {values[1] / mark[1] - 1:+.1%}"
+        return f"below, {min(v / m for v, m in zip(values, mark, strict=True)) - 1:+.1%}"
 
     kinds = {"alone": "regard", "blend": "blend"}
     parts = []
