@@ -105,8 +105,7 @@ class Run:
 
     def attention(self, preset: str, changes: dict[str, Any], seed: int) -> Any:
         """A trained model: from its file if it is there, else trained now; recorded if it is not yet."""
-        settings = regard.SelfAttentionRecommender.for_data(self.split.train, preset, **changes).get_params()
-        del settings["random_state"]
+        settings = _choices(regard.SelfAttentionRecommender.for_data(self.split.train, preset, **changes))
         what = {"model": "regard", "seed": seed, "settings": settings}
         text = json.dumps([self.key, what], sort_keys=True)
         path = MODELS / f"{self.name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
@@ -149,6 +148,28 @@ class Run:
         weights = [round(weight, 3) for weight in blend.weights_.tolist()]
         self.record(blend, time.perf_counter() - started, **what, weights=weights)
 
+    def paired(self, models: list[Any], simple: dict[str, Any], names: list[str]) -> None:
+        """How far the blends of single seeds are above that of rules and EASE, their mean user by user."""
+
+        def judged(members: list[Any]) -> regard.Report:
+            blend = regard.Blend(members)
+            blend.fit(self.split.train, validation=self.split.validation, exclude_seen=self.exclude_seen)
+            return regard.evaluate(blend, self.split.test, exclude_seen=self.exclude_seen)
+
+        plain = judged([simple["rules"], simple["ease"]])
+        ours = [judged([model, *(simple[name] for name in names)]) for model in models]
+        for metric in ("hr@10", "ndcg@10"):
+            gains = np.mean([report.per_user(metric) for report in ours], axis=0) - plain.per_user(metric)
+            rng = np.random.default_rng(0)
+            means = [gains[rng.integers(0, len(gains), len(gains))].mean() for _ in range(2000)]
+            low, high = np.quantile(means, [0.025, 0.975])
+            print(f"{metric}: {gains.mean():+.4f}, 95 % of resampled users within {low:+.4f} and {high:+.4f}")
+
+
+def _choices(model: Any) -> dict[str, Any]:
+    """The settings that say what is trained: without the seed, and without where it is computed."""
+    return {name: value for name, value in model.get_params().items() if name not in ("random_state", "device")}
+
 
 def read() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
@@ -163,6 +184,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=regard.recipes.PRESETS, default="best")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON; changes the preset")
     parser.add_argument("--alone", action="store_true", help="no baselines, no blend")
+    parser.add_argument("--paired", action="store_true", help="print how far blends are above that of rules and EASE")
     parser.add_argument("--docs", action="store_true", help="write the tables of docs/accuracy.md, run nothing")
     arguments = parser.parse_args()
     if arguments.docs:
@@ -178,7 +200,7 @@ def main() -> None:
         return
     few = run.split.train.n_items <= EASE().max_items
     names = ["popularity", "rules", "item-knn", *(["ease"] if few else []), *([] if run.exclude_seen else ["repeats"])]
-    settings = {n: value for model in models[:1] for n, value in model.get_params().items() if n != "random_state"}
+    settings = _choices(models[0]) if models else {}
     blends: list[tuple[dict[str, Any], list[Any], list[str]]] = []
     if few:
         blends.append(({"model": "rules and ease"}, [], ["rules", "ease"]))
@@ -187,6 +209,8 @@ def main() -> None:
     blends += [({"model": name, "settings": settings}, members, names[1:]) for name, members in some]
     wanted = [blend for blend in blends if run.known(**blend[0]) is None]
     simple = run.simple(names) if wanted or any(run.known(model=name) is None for name in names) else {}
+    if arguments.paired:
+        run.paired(models, simple or run.simple(names), names[1:])
     for what, members, added in wanted:
         run.blend([*members, *(simple[name] for name in added)], what)
 
