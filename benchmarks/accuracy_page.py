@@ -108,6 +108,12 @@ def preset(rows: Rows, data: str, split: str) -> Rows:
     return [row for row in own if row["model"] in SIMPLE or (settings and row.get("settings") == settings[-1])]
 
 
+def largest(rows: Rows) -> Rows:
+    """The blend of the most seeds, if there is one."""
+    several = [row for row in rows if row["model"].endswith(" seeds")]
+    return sorted(several, key=lambda row: int(row["model"].split()[-2]))[-1:]
+
+
 def reached(rows: Rows, about: Published) -> str:
     """In words, which mark the mean of the seeds, and the blend of all seeds, are at."""
 
@@ -124,9 +130,8 @@ def reached(rows: Rows, about: Published) -> str:
     parts = []
     for name, kind in kinds.items():
         some = [row for row in rows if row["model"].startswith(kind) and about.metrics[0] in row]
-        largest = [row for row in some if row["model"].endswith("seeds")]
         if some:
-            parts.append(f"{name}: {of(largest or some)}")
+            parts.append(f"{name}: {of(largest(some) or some)}")
     return "; ".join(parts)
 
 
@@ -139,7 +144,7 @@ def main_table(rows: Rows) -> str:
             continue
         seeds = sum(row["model"] == "regard" and about.metrics[0] in row for row in own)
         one = [row | {"model": "blend"} for row in own if row["model"].startswith("blend of seed ")]
-        several = [row | {"model": "blend"} for row in own if row["model"].endswith("seeds")]
+        several = [row | {"model": "blend"} for row in largest(own)]
         lines.append(
             [
                 about.title + (", P@20 / MRR@20" if about.metrics == CLICKS else ""),
