@@ -58,7 +58,7 @@ class Parameter(NamedTuple):
 
 def parameters() -> dict[str, Parameter]:
     """Those of the attention recommender, in the order of its constructor."""
-    texts = _descriptions(inspect.getdoc(SelfAttentionRecommender) or "")
+    texts = descriptions(inspect.getdoc(SelfAttentionRecommender) or "")
     found = {}
     for name, argument in inspect.signature(SelfAttentionRecommender).parameters.items():
         words = [word.strip() for word in str(argument.annotation).split("|")]
@@ -137,7 +137,7 @@ def as_toml(values: dict[str, Value]) -> str:
     )
 
 
-def _descriptions(doc: str) -> dict[str, str]:
+def descriptions(doc: str) -> dict[str, str]:
     """What the Parameters section of a docstring says of each name."""
     section = re.search(r"Parameters\n-+\n(.*?)(?:\n\n|\Z)", doc, re.DOTALL)
     texts: dict[str, str] = {}

@@ -11,18 +11,30 @@ class Settings:
 
     Parameters
     ----------
-    store : path of an SQLite file, which is made when it is needed, or ``redis://…``
-    api_key : what ``Authorization: Bearer …`` must say; None: anybody may ask
-    max_body : bytes of a request
-    max_history : events of a history that are looked at, the newest
-    max_k : items of an answer
-    max_batch : histories of a request
-    max_wait_ms : expected waiting time from which a request is refused
-    deadline_ms : after which an answer is no longer wanted; a request may ask for less with ``X-Deadline-Ms``
-    max_slow : requests that wait for what is computed beside the loop: batches, similar items, explanations
-    sessions : users whose computed state is kept in memory
-    keep_events : of a user, the newest
-    watch_seconds : between two looks at the model file; 0: only when told to
+    store : str
+        Where users' events are kept: an SQLite file, which is made when it is needed, or redis://…
+    api_key : str, optional
+        What ``Authorization: Bearer …`` must say; without it anybody may ask.
+    max_body : int
+        Bytes of a request.
+    max_history : int
+        Events of a history that are looked at, the newest.
+    max_k : int
+        Items of an answer.
+    max_batch : int
+        Histories of a request.
+    max_wait_ms : float
+        Expected waiting time from which a request is refused.
+    deadline_ms : float
+        After which an answer is no longer wanted; a request may ask for less with X-Deadline-Ms.
+    max_slow : int
+        Batches, similar items and explanations that may wait.
+    sessions : int
+        Users whose computed state each worker keeps in memory.
+    keep_events : int
+        Events that are kept of a user, the newest.
+    watch_seconds : float
+        Between two looks at the model file; 0: on SIGHUP only.
     """
 
     store: str = "regard.sqlite"
@@ -57,11 +69,18 @@ class Process:
 
     Parameters
     ----------
-    host, port : where to listen; port 0: any that is free
-    workers : processes that answer
-    threads : of each worker, for batches
-    request_seconds : in which a request must have come whole
-    stop_seconds : in which accepted requests are finished when the service stops
+    host : str
+        Address to listen on.
+    port : int
+        0: any that is free, which is logged.
+    workers : int
+        Processes that answer.
+    threads : int
+        Of each worker, for batches.
+    request_seconds : float
+        In which a request must have come whole.
+    stop_seconds : float
+        For accepted requests when the service stops.
     """
 
     host: str = "127.0.0.1"
