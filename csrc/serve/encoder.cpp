@@ -10,24 +10,6 @@
 
 namespace regard {
 
-const Tensor& Tensors::get(const std::string& name, Type type, std::initializer_list<int64_t> shape) const {
-  const auto text = [](auto&& sizes) {
-    std::string made;
-    for (const int64_t size : sizes) made += (made.empty() ? "" : ", ") + (size == kAny ? "any" : std::to_string(size));
-    return "(" + made + ")";
-  };
-  const auto found = by_name_.find(name);
-  if (found == by_name_.end()) throw std::invalid_argument("tensor '" + name + "' is missing");
-  const Tensor& tensor = found->second;
-  if (tensor.type != type) throw std::invalid_argument("tensor '" + name + "' has another type than is expected");
-  const bool fits = tensor.shape.size() == shape.size() &&
-                    std::equal(shape.begin(), shape.end(), tensor.shape.begin(),
-                               [](int64_t wanted, int64_t size) { return wanted == kAny ? size > 0 : wanted == size; });
-  if (!fits)
-    throw std::invalid_argument("tensor '" + name + "': expected shape " + text(shape) + ", got " + text(tensor.shape));
-  return tensor;
-}
-
 namespace {
 
 constexpr int64_t kMostSaved = 16;     // of saves that are open
