@@ -28,6 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 import accuracy_page
+import fields
 import regard
 from regard import whole_file
 from regard.baselines import EASE
@@ -51,14 +52,7 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def split_of(name: str, how: str) -> Split:
-    if how == "given":
-        return regard.datasets.given_split(name)
-    data = regard.datasets.load(name)
-    if how == "leave-one-out":
-        return regard.splits.leave_one_out(data)
-    assert data.times is not None
-    validation_at, at = np.quantile(data.times.values, PARTS)
-    return regard.splits.by_time(data, at=at, validation_at=validation_at)
+    return fields.split_of(name, how, PARTS)
 
 
 class Run:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from contest import page
 from regard import whole_file
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
@@ -233,13 +233,7 @@ PARTS = {
 
 def fill(text: str, rows: Rows) -> str:
     """The page with its tables written anew."""
-    for name, part in PARTS.items():
-        begin, end = f"<!-- {name}: written by benchmarks/accuracy.py -->", f"<!-- end of {name} -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        if len(pattern.findall(text)) != 1:
-            raise ValueError(f"docs/accuracy.md: expected {begin!r} and {end!r} once each")
-        text = pattern.sub(lambda _, b=begin, e=end, p=part: f"{b}\n{p(rows)}\n{e}", text)
-    return text
+    return page.fill(text, rows, PARTS, "accuracy.py", PAGE.name)
 
 
 def write(rows: Rows) -> None:

@@ -16,6 +16,7 @@ import datetime
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,15 @@ FIELDS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
 }
 
 
-def split_of(name: str, how: str) -> Split:
+def split_of(name: str, how: str, parts: Sequence[float] = (0.7, 0.8)) -> Split:
+    """A data set split; by time where these parts of the events end, the training and the validation."""
     if how == "given":
         return regard.datasets.given_split(name)
     data = regard.datasets.load(name)
     if how == "leave-one-out":
         return regard.splits.leave_one_out(data)
     assert data.times is not None
-    validation_at, at = np.quantile(data.times.values, [0.7, 0.8])  # of the events
+    validation_at, at = np.quantile(data.times.values, parts)
     return regard.splits.by_time(data, at=at, validation_at=validation_at)
 
 

@@ -81,16 +81,17 @@ PARTS = {"machine": machine, "ratios": ratios, "memory": memory, "contenders": a
 
 def fill(
     text: str,
-    results: dict[str, Any],
-    parts: dict[str, Callable[[dict[str, Any]], str]] = PARTS,
+    results: Any,
+    parts: dict[str, Callable[[Any], str]] = PARTS,
     script: str = "performance.py",
+    name: str = "performance.md",
 ) -> str:
     """The page with the parts of a script written anew."""
-    for name, part in parts.items():
-        begin, end = f"<!-- {name}: written by benchmarks/{script} -->", f"<!-- end of {name} -->"
+    for place, part in parts.items():
+        begin, end = f"<!-- {place}: written by benchmarks/{script} -->", f"<!-- end of {place} -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         if len(pattern.findall(text)) != 1:
-            raise ValueError(f"docs/performance.md: expected {begin!r} and {end!r} once each")
+            raise ValueError(f"docs/{name}: expected {begin!r} and {end!r} once each")
         text = pattern.sub(lambda _, b=begin, e=end, p=part: f"{b}\n{p(results)}\n{e}", text)
     return text
 

@@ -72,5 +72,5 @@ def curves(results: dict[str, Any]) -> Any:
 def write(results: dict[str, Any]) -> None:
     """The page and its picture."""
     page = DOCS / "serving.md"
-    whole_file.write(page, [fill(page.read_text(encoding="utf-8"), results, PARTS, "service.py").encode()])
+    whole_file.write(page, [fill(page.read_text(encoding="utf-8"), results, PARTS, "service.py", page.name).encode()])
     save({"service": curves(results)}, DOCS / "images")

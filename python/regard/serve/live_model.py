@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import regard
+from regard.ids import rows_of
 from regard.sequence_model import SequenceModel
 from regard.sessions import Sessions
 
@@ -108,9 +109,7 @@ class Loaded:
 
     def n_unknown(self, ids: list[ItemId]) -> int:
         """How many of the ids the model does not know."""
-        array, known = np.array(ids), self.model.item_ids_
-        places = np.minimum(np.searchsorted(known, array), len(known) - 1)
-        return int((known[places] != array).sum())
+        return int((rows_of(np.array(ids), self.model.item_ids_) < 0).sum())
 
 
 def stamp(path: Path) -> tuple[int, int, int]:

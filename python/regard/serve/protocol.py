@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from . import messages
 from .endpoint import ADMITTED, OVERLOADED, QUEUED
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MAX_HEAD = 65_536  # bytes of a request before its body
 _QUEUED = frozenset(path.encode() for path in QUEUED)
-_BODY = json.dumps({"error": "overloaded", "message": OVERLOADED}).encode()
+_BODY = messages.encode(messages.Problem("overloaded", OVERLOADED))
 _OVERLOADED = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
@@ -98,7 +98,7 @@ class Protocol(HttpToolsProtocol):
 
     def _answer_and_close(self, status: int, error: str, message: str) -> None:
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            body = json.dumps({"error": error, "message": message}).encode()
+            body = messages.encode(messages.Problem(error, message))
             head = f"HTTP/1.1 {status} {error}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
