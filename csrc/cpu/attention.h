@@ -165,10 +165,6 @@ struct ResultRows {  // rows of a result: in their own place if whole vectors fi
   ResultRows(const Sequence& s, float* place, float* buffer)
       : data(s.a.head_dim % VW == 0 ? place : buffer),
         row(s.a.head_dim % VW == 0 ? s.stride : round_up(s.a.head_dim, VW)) {}
-  void clear(int64_t n, int64_t width) const {
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t c = 0; c < width; c += VW) store(data + i * row + c, splat(0.0f));
-  }
   void put(float* place, int64_t stride, int64_t n, int64_t width) const {
     for (int64_t i = 0; i < n && data != place; ++i)
       memcpy(place + i * stride, data + i * row, static_cast<size_t>(width) * sizeof(float));
@@ -176,14 +172,24 @@ struct ResultRows {  // rows of a result: in their own place if whole vectors fi
 };
 }  // namespace
 
-// c[i] += sum_j w[i][j] rows[j] over the keys that each row sees; `width` floats per row of c. w is 0 elsewhere: where
-// all rows are finite they are multiplied by that 0, else left out.
+// Zeros in n rows of c.
+static inline void clear(float* c, int64_t c_row, int64_t n, int64_t width) {
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t x = 0; x < width; x += VW) store(c + i * c_row + x, splat(0.0f));
+}
+
+// c[i] += sum_j w[i][j] rows[j] over the keys that each row sees; `width` floats per row of c; `into` kContinue, or
+// kBegin: c is taken for 0. w is 0 elsewhere: where all rows are finite they are multiplied by that 0, else left out.
 static inline void add_seen_keys(const Sequence& s, int64_t row, int64_t rows, int64_t key, int64_t keys, bool finite,
-                                 const float* w, int64_t ld, Vectors v, int64_t width, float* c, int64_t c_row) {
+                                 const float* w, int64_t ld, Vectors v, int64_t width, float* c, int64_t c_row,
+                                 Into into) {
   for (int64_t t = 0; t < rows; t += MR) {
     const int64_t n = at_most(MR, rows - t);
     const int64_t all = at_least(0, at_most(keys, s.visible(row + (finite ? t + n - 1 : t)) - key));
-    if (all > 0) multiply(n, width, all, {w + t * ld, ld, 1}, v, c + t * c_row, c_row, kContinue);
+    if (all > 0)
+      multiply(n, width, all, {w + t * ld, ld, 1}, v, c + t * c_row, c_row, into);
+    else if (into == kBegin)
+      clear(c + t * c_row, c_row, n, width);
     if (finite) continue;
     Vectors rest = v;
     rest.data += all * v.row;
@@ -196,10 +202,13 @@ static inline void add_seen_keys(const Sequence& s, int64_t row, int64_t rows, i
 
 // c[j] += sum_i w[i][j] rows[i] over the rows that see each key, likewise.
 static inline void add_seeing_rows(const Sequence& s, int64_t row, int64_t rows, int64_t key, int64_t keys, bool finite,
-                                   const float* w, int64_t ld, Vectors v, int64_t width, float* c, int64_t c_row) {
+                                   const float* w, int64_t ld, Vectors v, int64_t width, float* c, int64_t c_row,
+                                   Into into) {
   for (int64_t t = 0; t < keys; t += MR) {
     const int64_t n = at_most(MR, keys - t);
     const int64_t all = at_least(0, at_most(rows, s.first_row(key + (finite ? t : t + n - 1)) - row));
+    const bool cleared = into == kBegin && (!finite || all == rows);
+    if (cleared) clear(c + t * c_row, c_row, n, width);
     for (int64_t j = t; j < t + n && !finite; ++j) {
       const int64_t first = at_least(0, s.first_row(key + j) - row);
       if (first >= all) continue;
@@ -210,7 +219,7 @@ static inline void add_seeing_rows(const Sequence& s, int64_t row, int64_t rows,
     if (all == rows) continue;
     Vectors seen = v;  // from here on all keys are seen
     seen.data += all * v.row;
-    multiply(n, width, rows - all, {w + all * ld + t, 1, ld}, seen, c + t * c_row, c_row, kContinue);
+    multiply(n, width, rows - all, {w + all * ld + t, 1, ld}, seen, c + t * c_row, c_row, cleared ? kContinue : into);
   }
 }
 
@@ -249,7 +258,7 @@ static bool forward_rows(const Forward& f, Vectors values, int64_t row, int64_t 
   BlockSoftmax softmax(rows);
   float* out = a.out + (s.query(a.q, row) - a.q);
   const ResultRows sums(s, out, f.sums);
-  sums.clear(rows, wide);
+  if (seen <= 0) clear(sums.data, sums.row, rows, wide);
   for (int64_t key = 0; key < seen; key += kKeyTile) {
     const int64_t keys = at_most(kKeyTile, seen - key);
     const float* panels = f.panels + key * d;
@@ -289,7 +298,8 @@ static bool forward_rows(const Forward& f, Vectors values, int64_t row, int64_t 
       each_kept(s, row + i, key, block_width(s, row, rows, i, key, keys),
                 [&](int64_t j, vi keep) { store(z + j, keep ? load(z + j) * scale : splat(0.0f)); });
     }
-    add_seen_keys(s, row, rows, key, keys, finite, f.z, ld, tile_values, wide, sums.data, sums.row);
+    add_seen_keys(s, row, rows, key, keys, finite, f.z, ld, tile_values, wide, sums.data, sums.row,
+                  key > 0 ? kContinue : kBegin);
   }
   softmax.finish(rows);
   vf zero_or_nan = splat(0.0f);
@@ -386,9 +396,10 @@ static void backward_task(const Sequence& s, double* dbias, double* dtime_bias, 
     const Vectors k = padded_rows(s.key(a.k, key), s.stride, keys, d, key_rows);
     const int64_t keys_at = s.key(a.k, key) - a.k;
     const ResultRows dk(s, a.dk + keys_at, dk_rows), dv(s, a.dv + keys_at, dv_rows);
-    dk.clear(keys, wide);
-    dv.clear(keys, wide);
-    for (int64_t row = s.first_row(key), rows; row < s.n_q; row += rows) {
+    const int64_t first_row = s.first_row(key);
+    if (first_row >= s.n_q) clear(dk.data, dk.row, keys, wide), clear(dv.data, dv.row, keys, wide);
+    for (int64_t row = first_row, rows; row < s.n_q; row += rows) {
+      const Into into = row > first_row ? kContinue : kBegin;
       rows = block_rows(s.n_q - row);
       const Vectors q = padded_rows(s.query(a.q, row), s.stride, rows, d, q_rows);
       const Vectors dout = padded_rows(s.query(a.dout, row), s.stride, rows, d, dout_rows);
@@ -426,14 +437,13 @@ static void backward_task(const Sequence& s, double* dbias, double* dtime_bias, 
         for (int64_t j = width; j < at_most(ld, width + MR); j += VW) store(zi + j, zero), store(dzi + j, zero);
       }
       const bool finite = !a.causal || sum_lanes(zero_or_nan) == 0.0f;
-      add_seeing_rows(s, row, rows, key, keys, finite, z, ld, dout, wide, dv.data, dv.row);
-      add_seeing_rows(s, row, rows, key, keys, finite, dz, ld, q, wide, dk.data, dk.row);
+      add_seeing_rows(s, row, rows, key, keys, finite, z, ld, dout, wide, dv.data, dv.row, into);
+      add_seeing_rows(s, row, rows, key, keys, finite, dz, ld, q, wide, dk.data, dk.row, into);
       // One sum per block of keys, so that the rounding of a long history does not pile up in one chain.
       float* dq_place = a.dq + (s.query(a.q, row) - a.q);
       ResultRows dq(s, dq_place, dq_rows);
       if (key > 0) dq.data = dq_rows, dq.row = wide;
-      dq.clear(rows, wide);
-      add_seen_keys(s, row, rows, key, keys, finite, dz, ld, k, wide, dq.data, dq.row);
+      add_seen_keys(s, row, rows, key, keys, finite, dz, ld, k, wide, dq.data, dq.row, kBegin);
       if (key == 0) dq.put(dq_place, s.stride, rows, d);
       for (int64_t i = 0; i < rows && key > 0; ++i)
         for (int64_t c = 0; c < d; c += VW) {

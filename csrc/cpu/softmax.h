@@ -10,8 +10,9 @@ struct Probabilities {  // exp(z - lse), lse in two floats so that z - lse is ro
   vf high, factor;
 
   explicit Probabilities(double lse) {
-    const float rounded = lse == -INFINITY ? 0.0f : static_cast<float>(lse);  // -inf: all z are, and all results 0
-    high = splat(rounded), factor = splat(expf(static_cast<float>(static_cast<double>(rounded) - lse)));
+    const float rounded = lse == -INFINITY ? 0.0f : static_cast<float>(lse);   // -inf: all z are, and all results 0
+    const float low = static_cast<float>(static_cast<double>(rounded) - lse);  // 2^-24 |lse| at the most
+    high = splat(rounded), factor = splat(fabsf(low) < 1e-3f ? 1.0f + low * (1.0f + 0.5f * low) : expf(low));
   }
   vf of(vf z) const { return vexp_falling(z - high) * factor; }
 };

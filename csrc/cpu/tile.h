@@ -47,8 +47,9 @@ static inline Vectors panels_of(const float* data, int64_t depth) {
 
 // What becomes of C. The products of one element are added up in chains, and the chains one after another, so that
 // rounding grows with the root of the depth: 32 + 512 / 32 roundings instead of 512. `kContinue` is for a caller that
-// cuts the depth itself and must get the same bits wherever it cuts: one chain, begun at C.
-enum Into { kFresh, kAdd, kContinue };
+// cuts the depth itself and must get the same bits wherever it cuts: one chain, begun at C. `kBegin` is its first cut:
+// C is taken for 0.
+enum Into { kFresh, kAdd, kContinue, kBegin };
 constexpr int64_t kChain = 32;
 constexpr int64_t kWhole =
     VW == 4 ? 32 : 64;  // up to here one chain; without fused multiply-add each link rounds twice
@@ -57,7 +58,7 @@ template <Into INTO, int64_t ROWS, int64_t VECTORS>
 static inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_column, const float* b, int64_t b_row,
                         int64_t b_vector, float* c, int64_t c_row) {
   Into into = INTO;
-  const int64_t chain = into == kContinue || depth <= kWhole ? depth : kChain;
+  const int64_t chain = into >= kContinue || depth <= kWhole ? depth : kChain;
   int64_t k = 0;
   do {
     vf sum[ROWS][VECTORS];
@@ -143,7 +144,7 @@ static __attribute__((noinline)) void multiply_as(int64_t m, int64_t n, int64_t 
                          b.vector, out + v * VW, c_row);
     if (tail == 0) continue;
     float edge[MR * VW] = {0};
-    if (INTO != kFresh)
+    if (INTO == kAdd || INTO == kContinue)
       for (int64_t r = 0; r < rows; ++r) store(edge + r * VW, load_first(out + r * c_row + v * VW, tail));
     tile_rows<INTO, 1>(rows, depth, left, a.row, a.column, b.data + v / NV * b.group + v % NV * b.vector, b.row,
                        b.vector, edge, VW);
@@ -155,6 +156,7 @@ static inline void multiply(int64_t m, int64_t n, int64_t depth, Rows a, Vectors
                             Into into) {
   if (into == kFresh) return multiply_as<kFresh>(m, n, depth, a, b, c, c_row);
   if (into == kAdd) return multiply_as<kAdd>(m, n, depth, a, b, c, c_row);
+  if (into == kBegin) return multiply_as<kBegin>(m, n, depth, a, b, c, c_row);
   multiply_as<kContinue>(m, n, depth, a, b, c, c_row);
 }
 

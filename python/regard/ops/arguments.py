@@ -49,7 +49,7 @@ class Dropout(NamedTuple):
 
 def placed(array: Any, workspace: Workspace = NEW) -> tuple[Any, Workspace]:
     """The functions that compute where an array lies, and where results are made: on the host, or on its device."""
-    core = getattr(array, "core", None)
+    core = None if type(array) is np.ndarray else getattr(array, "core", None)
     if core is None:
         return _core, workspace
     return core, core.NEW if workspace is NEW else workspace

@@ -84,9 +84,13 @@ def attention_forward(
         shape = shape_of("q", q, 3)
         out = workspace.empty(shape) if out is None else out
         lse = workspace.empty(shape[:2], np.float64)
-    start = choice("causal_align", causal_align, _ALIGN)
-    how = (softmax_scale, causal, start, bias, dropout, time_bias, times_q, times_k)
-    found: tuple[Floats, Doubles] = core.attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, *how, None, out, lse)
+    start = causal_align != "end" and choice("causal_align", causal_align, _ALIGN)
+    # fmt: off
+    found: tuple[Floats, Doubles] = core.attention_forward(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, softmax_scale, causal, start, bias, dropout, time_bias, times_q, times_k,
+        None, out, lse,
+    )
+    # fmt: on
     return found
 
 
@@ -135,10 +139,14 @@ def attention_backward(
         dk, dv = workspace.empty(k_shape), workspace.empty(k_shape)
     if bias is not None and dbias is None:
         dbias = workspace.zeros(shape_of("bias", bias, 2))
-    start = choice("causal_align", causal_align, _ALIGN)
-    how = (softmax_scale, causal, start, bias, dropout, time_bias, times_q, times_k)
-    arrays = (dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k)
-    return *core.attention_backward(*arrays, *how, dq, dk, dv, dbias, dtime_bias), dbias
+    start = causal_align != "end" and choice("causal_align", causal_align, _ALIGN)
+    # fmt: off
+    dq, dk, dv = core.attention_backward(
+        dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, softmax_scale, causal, start, bias, dropout, time_bias,
+        times_q, times_k, dq, dk, dv, dbias, dtime_bias,
+    )
+    # fmt: on
+    return dq, dk, dv, dbias
 
 
 def attention_weights(
@@ -165,7 +173,7 @@ def attention_weights(
     heads = shape_of("q", q, 3)[1]
     n_q, n_k = np.diff(cu_seqlens_q), np.diff(cu_seqlens_k)
     weights = np.zeros(int((n_q * n_k).sum()) * heads, np.float32)
-    start = choice("causal_align", causal_align, _ALIGN)
+    start = causal_align != "end" and choice("causal_align", causal_align, _ALIGN)
     how = (softmax_scale, causal, start, bias, None, time_bias, times_q, times_k)
     core.attention_forward(q, k, k, cu_seqlens_q, cu_seqlens_k, *how, weights, None, None)
     ends = np.cumsum(n_q * n_k * heads)
