@@ -1,9 +1,12 @@
 """The optimiser loop's arithmetic: schedules, clipping, decay."""
 
 import numpy as np
+import pytest
+from small_models import chains, small
 
 from regard import ops
 from regard.optim import Adam, learning_rate_factor
+from regard.train import Training
 
 
 def test_schedules_rise_and_fall_as_documented():
@@ -36,3 +39,30 @@ def test_weight_decay_leaves_vectors_alone():
 def test_sum_squares_is_what_clipping_uses():
     x = np.arange(10, dtype=np.float32)
     assert ops.sum_squares(x) == 285.0
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
+def test_the_mean_of_weights_is_that_of_polynomial_decay(loss):
+    data, model = chains(), small(weight_averaging=True, loss=loss, n_negatives=4)
+    parameters = model.initial_parameters(data.n_items)
+    run = Training(model.steps(), parameters, data.sequences, model._settings(), data.popularity())
+    run.begin_epoch()
+    steps = []
+    for _ in range(run.n_batches):
+        run.step()
+        steps.append(run.params["items.weight"].astype(np.float64))
+    # As it is published: (1 - (eta + 1) / (t + eta)) of the mean remain at step t. So step t weighs, in the end,
+    shares = np.array([9 / (t + 8) for t in range(1, len(steps) + 1)])
+    weights = [share * np.prod(1 - shares[t + 1 :]) for t, share in enumerate(shares)]
+    assert np.isclose(sum(weights), 1)
+    expected = sum(weight * step for weight, step in zip(weights, steps, strict=True))
+    np.testing.assert_allclose(run.result["items.weight"], expected, atol=1e-6)
+    assert np.abs(run.result["items.weight"] - run.params["items.weight"]).max() > 1e-3
+
+
+def test_the_mean_of_weights_is_what_is_validated_and_kept():
+    data = chains()
+    averaged, plain = (small(weight_averaging=on, epochs=2, schedule="constant").fit(data) for on in (True, False))
+    assert averaged.history_[0]["loss"] == plain.history_[0]["loss"]  # the steps are the same
+    assert averaged.history_[0]["metric"] != plain.history_[0]["metric"]
+    assert np.abs(averaged.params_["items.weight"] - plain.params_["items.weight"]).max() > 1e-3

@@ -274,7 +274,7 @@ class ClickTraining(TrainingRun):
     ) -> None:
         if not len(batch.candidates):
             raise ValueError("training data: expected at least one impression, got none")
-        super().__init__(steps, params, settings, len(batch.candidates), (ITEMS,))
+        super().__init__(steps, params, settings, len(batch.candidates), cut=(ITEMS,))
         self.attention, self.data, self.labels, self.unknown_rate = attention, batch, labels, unknown_rate
         self.features = features
         self.report = {} if report is None else report  # what validation writes beside the metric

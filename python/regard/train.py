@@ -77,6 +77,7 @@ class Settings(RunSettings):
     negatives: str
     logq_correction: bool
     gbce_t: float
+    weight_averaging: bool
     precision: Any
 
     def __post_init__(self) -> None:
@@ -170,7 +171,7 @@ def complete(
         run.keep_best()
     finally:
         line.close()
-    return Outcome(run.best or run.params, run.best_epoch, run.history, interrupted)
+    return Outcome(run.best or run.result, run.best_epoch, run.history, interrupted)
 
 
 # What of a run's attributes, beside its tensors, decides the next step.
@@ -187,10 +188,19 @@ class TrainingRun:
     n_examples : int
         ``settings.batch_size`` of them make a batch.
     cut : names of the parameters of which a step has the gradient of some rows only
+    averages : bool
+        Whether a mean over the steps is validated and kept instead of the parameters of the last one.
     """
 
     def __init__(
-        self, steps: list[Step], params: Parameters, settings: RunSettings, n_examples: int, cut: Collection[str] = ()
+        self,
+        steps: list[Step],
+        params: Parameters,
+        settings: RunSettings,
+        n_examples: int,
+        *,
+        cut: Collection[str] = (),
+        averages: bool = False,
     ) -> None:
         self.steps, self.params, self.settings, self.n_examples = steps, params, settings, n_examples
         self.n_batches = -(-n_examples // settings.batch_size)
@@ -202,10 +212,12 @@ class TrainingRun:
         )
         self.grads = {name: np.zeros_like(weight) for name, weight in params.items() if name not in cut}
         self.ws = beside(params)
+        # What is validated and kept: the parameters themselves, or their mean.
+        self.result = {name: weight.copy() for name, weight in params.items()} if averages else params
 
         self.epoch, self.batch, self.losses, self.events = 1, 0, 0.0, 0
         self.history: list[dict[str, Any]] = []
-        self.best: Parameters | None = None  # None: the parameters as they are
+        self.best: Parameters | None = None  # None: the result as it is
         self.best_epoch: int = 0
         self.best_metric: float | None = None
         self.finished = self.best_is_stale = False
@@ -226,10 +238,11 @@ class TrainingRun:
         return {"settings": asdict(self.settings), "steps": self.steps}
 
     def save_to(self, checkpoint: Checkpoint) -> None:
-        """Tensors ``params.NAME``, ``state.I.NAME`` (of the optimiser) and ``best.NAME``, and where the run stands."""
+        """``params.NAME``, ``state.I.NAME`` of the optimiser, ``mean.NAME``, ``best.NAME``, and where it stands."""
         state = self.optimizer.state.items()
         tensors = {f"params.{name}": weight for name, weight in self.params.items()}
         tensors |= {f"state.{i}.{name}": part for name, parts in state for i, part in enumerate(parts)}
+        tensors |= {f"mean.{name}": mean for name, mean in self.result.items() if self.result is not self.params}
         tensors |= {f"best.{name}": weight for name, weight in (self.best or {}).items()}
         tensors = {name: np.asarray(tensor) for name, tensor in tensors.items()}  # those on a device
         progress = {name: getattr(self, name) for name in _PROGRESS} | {"step_count": self.optimizer.step_count}
@@ -245,6 +258,8 @@ class TrainingRun:
             np.copyto(weight, tensors[f"params.{name}"])
             for i, part in enumerate(self.optimizer.state[name]):
                 np.copyto(part, tensors[f"state.{i}.{name}"])
+            if self.result is not self.params:
+                np.copyto(self.result[name], tensors[f"mean.{name}"])
         self.best = {name: tensors[key] for name in self.params if (key := f"best.{name}") in tensors} or None
         self.optimizer.step_count = progress["step_count"]
         for name in _PROGRESS:
@@ -275,16 +290,31 @@ class TrainingRun:
         warmup = min(100, n_steps // 20) if settings.warmup_steps is None else settings.warmup_steps
         factor = learning_rate_factor(number, n_steps, schedule=settings.schedule, warmup_steps=warmup)
         self.optimizer.step(grads, factor, rows)
+        if self.result is not self.params:
+            self._average(number)
         self.losses += loss * n_events
         self.events += n_events
         self.batch += 1
+
+    def _average(self, number: int) -> None:
+        """Take a step into the mean: (1 - share) of it remains, share = 9 / (number + 8).
+
+        So it is a mean of about the last ninth of the steps so far, without a setting of its own: polynomial-decay
+        averaging with eta = 8, Shamir and Zhang 2013, arXiv:1212.1824, section 4.
+        """
+        share = 9 / (number + 8)
+        for name, weight in self.params.items():
+            mean = self.result[name]
+            mean *= (1 - share) / share
+            mean += weight
+            mean *= share
 
     def end_epoch(self, validate: Callable[[Parameters], float] | None) -> dict[str, Any]:
         """Validate, keep the best; gives the entry of the history."""
         if not np.isfinite(self.losses):
             raise FloatingPointError(f"loss: not finite in epoch {self.epoch}; try a smaller learning_rate")
         rate = self.rate()
-        metric = None if validate is None else validate(self.params)
+        metric = None if validate is None else validate(self.result)
         entry = {
             "epoch": self.epoch,
             "loss": self.losses / self.events,
@@ -304,10 +334,10 @@ class TrainingRun:
         return entry
 
     def keep_best(self) -> None:
-        """Copy the parameters, if they are the best; called again, it completes a copy that was interrupted."""
+        """Copy the result, if it is the best; called again, it completes a copy that was interrupted."""
         if self.best_is_stale:
-            self.best = self.best or {name: np.empty_like(weight) for name, weight in self.params.items()}
-            for name, weight in self.params.items():
+            self.best = self.best or {name: np.empty_like(weight) for name, weight in self.result.items()}
+            for name, weight in self.result.items():
                 np.copyto(self.best[name], weight)
             self.best_is_stale = False
 
@@ -339,7 +369,8 @@ class Training(TrainingRun):
                 logq_correction=settings.logq_correction,
                 gbce_t=settings.gbce_t,
             )
-        super().__init__(steps, params, settings, len(self.sequences), () if self.sampler is None else self.tables)
+        cut = () if self.sampler is None else self.tables
+        super().__init__(steps, params, settings, len(self.sequences), cut=cut, averages=settings.weight_averaging)
 
     def _draw(self, rng: np.random.Generator) -> None:
         settings, lengths = self.settings, self.sequences.lengths

@@ -30,7 +30,12 @@ CHOICES = {
     "output_table": ("tied", "separate"),
     "precision": ("highest", "high", "medium"),
 }
-_ON_CUDA = {"loss": "softmax", "optimizer": "adam", "time_bias": False}  # what is written for it
+_ON_CUDA = {
+    "loss": "softmax",
+    "optimizer": "adam",
+    "time_bias": False,
+    "weight_averaging": False,
+}  # what is written for it
 
 
 class SelfAttentionRecommender(SequenceModel):
@@ -93,14 +98,17 @@ class SelfAttentionRecommender(SequenceModel):
         Decoupled (AdamW), on matrices.
     max_norm : float or None, default 5
         Gradients are scaled down to this norm.
+    weight_averaging : bool, default False
+        Whether the model is the mean of its weights over the last steps, about a ninth of those taken (Shamir and Zhang
+        2013, arXiv:1212.1824): fewer epochs to the best one. A step then passes over all weights.
     precision : "highest", "high" or "medium"
         Of the loss while training; see `regard.ops.cross_entropy_value_and_grad`.
     random_state : int, default 0
         Same seed, same data: same bits, whatever the number of threads.
     device : "cpu" or "cuda"
         Where the model is trained and answers from. "cuda" needs the optional CUDA build (docs/cuda.md) and computes in
-        float32; with ``loss="softmax"``, ``optimizer="adam"``, without ``time_bias`` and without features of items. A
-        model file does not hold it.
+        float32; with ``loss="softmax"``, ``optimizer="adam"``, without ``time_bias``, ``weight_averaging`` and features
+        of items. A model file does not hold it.
 
     Attributes
     ----------
@@ -146,6 +154,7 @@ class SelfAttentionRecommender(SequenceModel):
         batch_size: int = 64,
         epochs: int = 40,
         patience: int = 10,
+        weight_averaging: bool = False,
         precision: str = "high",
         random_state: int = 0,
         device: str = "cpu",
@@ -159,7 +168,8 @@ class SelfAttentionRecommender(SequenceModel):
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
-        self.precision, self.random_state, self.device = precision, random_state, device
+        self.weight_averaging, self.precision = weight_averaging, precision
+        self.random_state, self.device = random_state, device
 
     @classmethod
     def for_data(cls, data: Interactions, preset: str = "best", **changes: Any) -> Self:
