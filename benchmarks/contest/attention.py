@@ -44,18 +44,18 @@ def with_regard(sizes: Sizes) -> Call:
     ws, causal = ops.Workspace() if sizes["batch"] > 1 else NEW, sizes["causal"]
 
     def forward() -> Any:
-        ws.reset()
+        if ws is not NEW:
+            ws.reset()
         return ops.attention_forward(q, k, v, cu, cu, causal=causal, workspace=ws)
 
     def both() -> Any:
         out, lse = forward()
         return ops.attention_backward(dout, q, k, v, out, lse, cu, cu, causal=causal, workspace=ws)[:3]
 
-    kept = ops.attention_forward(q, k, v, cu, cu, causal=causal)
+    out, lse = ops.attention_forward(q, k, v, cu, cu, causal=causal)  # of the backward pass alone
 
     def backward() -> Any:
-        ws.reset()
-        return ops.attention_backward(dout, q, k, v, *kept, cu, cu, causal=causal, workspace=ws)[:3]
+        return ops.attention_backward(dout, q, k, v, out, lse, cu, cu, causal=causal)[:3]
 
     return {"forward": lambda: forward()[0], "both": both, "backward": backward}[sizes["pass"]]
 

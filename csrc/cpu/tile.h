@@ -167,6 +167,37 @@ static __attribute__((noinline)) void pack_panels(const float* keys, int64_t str
     const int64_t rows = at_most(PANEL, n - first);
     const float* in = keys + first * stride;
     int64_t k = 0;
+#if REGARD_VW == 16
+    for (; k + 4 <= depth; k += 4) {  // 4 x 4 transposes, four to a register: of rows 0 to 3, 4 to 7, ...
+      vf x[4];
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < 4; ++i) {
+        const auto quarter = [&](int64_t r) {
+          return r < rows ? *reinterpret_cast<const vf4_unaligned*>(in + r * stride + k) : vf4{};
+        };
+        const vf8 low = __builtin_shufflevector(quarter(i), quarter(4 + i), 0, 1, 2, 3, 4, 5, 6, 7);
+        const vf8 high = __builtin_shufflevector(quarter(8 + i), quarter(12 + i), 0, 1, 2, 3, 4, 5, 6, 7);
+        x[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      }
+#define REGARD_FIRST 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define REGARD_LAST 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define REGARD_FIRST_PAIRS 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define REGARD_LAST_PAIRS 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+      const vf a = __builtin_shufflevector(x[0], x[1], REGARD_FIRST);
+      const vf b = __builtin_shufflevector(x[2], x[3], REGARD_FIRST);
+      const vf c = __builtin_shufflevector(x[0], x[1], REGARD_LAST);
+      const vf d = __builtin_shufflevector(x[2], x[3], REGARD_LAST);
+      float* columns = out + k * PANEL;
+      store(columns, __builtin_shufflevector(a, b, REGARD_FIRST_PAIRS));
+      store(columns + PANEL, __builtin_shufflevector(a, b, REGARD_LAST_PAIRS));
+      store(columns + 2 * PANEL, __builtin_shufflevector(c, d, REGARD_FIRST_PAIRS));
+      store(columns + 3 * PANEL, __builtin_shufflevector(c, d, REGARD_LAST_PAIRS));
+#undef REGARD_FIRST
+#undef REGARD_LAST
+#undef REGARD_FIRST_PAIRS
+#undef REGARD_LAST_PAIRS
+    }
+#endif
     for (; k + 4 <= depth; k += 4)  // 4 x 4 transposes in registers
       for (int64_t r = 0; r < PANEL; r += 4) {
         vf4 x[4];
