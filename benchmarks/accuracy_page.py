@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from statistics import mean, stdev
@@ -186,24 +187,25 @@ def time_table(rows: Rows) -> str:
 def bias_table(rows: Rows) -> str:
     """Models that differ in the time bias alone, trained on the same data with the same seeds."""
     lines = []
-    for data in ("ml-100k", "ml-1m-timed"):
-        own = [row for row in rows if row["data"] == data and row["split"] == "leave-one-out"]
-        biased = [row for row in own if row["model"] == "regard" and row["settings"].get("time_bias")]
+    for data, averaged in itertools.product(("ml-100k", "ml-1m-timed"), (False, True)):
+        own = [row for row in rows if (row["data"], row["split"], row["model"]) == (data, "leave-one-out", "regard")]
         pairs = []
-        for row in biased:
-            alone = [
-                other
-                for other in own
-                if other["model"] == "regard"
-                and other["seed"] == row["seed"]
-                and other["settings"] == row["settings"] | {"time_bias": False}
-            ]
+        for row in own:
+            settings = row["settings"]
+            if not settings.get("time_bias") or settings.get("weight_averaging", False) != averaged:
+                continue
+            same = {"seed": row["seed"], "settings": settings | {"time_bias": False}}
+            alone = [other for other in own if {key: other[key] for key in same} == same]
             pairs += [(row, alone[-1])] if alone else []
         if pairs:
             ends = [found([p[i] for p in pairs], TOP_10, model="regard") for i in (1, 0)]
-            ratio = mean(p[0]["ndcg@10"] for p in pairs) / mean(p[1]["ndcg@10"] for p in pairs) - 1
-            lines.append([TITLES[data], str(len(pairs)), *ends, f"{ratio:+.1%}"])
-    return table(["data", "seeds", "without", "with the time bias", "NDCG@10"], lines)
+            gains = [
+                mean(p[0][name] for p in pairs) / mean(p[1][name] for p in pairs) - 1
+                for name in ("ndcg@10", "validation_ndcg@10")
+            ]
+            title = TITLES[data] + (", weights averaged" if averaged else "")
+            lines.append([title, str(len(pairs)), *ends, *(f"{gain:+.1%}" for gain in gains)])
+    return table(["data", "seeds", "without", "with the time bias", "NDCG@10", "on the validation part"], lines)
 
 
 def experiments_table(_: Rows) -> str:

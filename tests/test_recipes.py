@@ -52,6 +52,17 @@ def test_with_few_users_batches_are_small_enough_for_3000_steps():
         assert n_users * found["epochs"] / expected >= 3000 or expected == 8
 
 
+def test_short_histories_of_many_users_get_fewer_epochs_but_ten():
+    found = [recipe(data(n_users, 6, 100))["epochs"] for n_users in (30_000, 60_000, 200_000)]
+    assert found == [30, 10_000 * 128 // 60_000, 10]
+
+
+def test_weights_are_averaged_where_histories_are_short():
+    short, long = data(100, 6, 100), data(20, 60, 100)
+    averages = [recipe(some, preset)["weight_averaging"] for some in (short, long) for preset in PRESETS]
+    assert averages == [True, False, False, False] and PRESETS == ("best", "fast")
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_model_for_data_has_the_recipe_and_what_is_asked_for(preset):
     some = data(20, 60, 100)
