@@ -38,7 +38,7 @@ def recipe(data: Interactions, preset: str = "best") -> dict[str, Any]:
     - From half a million events on the feed-forward layer is four times as wide as the rest.
     - Long histories, "best": 64 users to a batch, 40 epochs. "fast": 32 and 20, as many steps in half the epochs. Short
       ones need the epochs, not the steps (15 epochs of 128, 64 or 32 users all end 6 to 17 % below 30 of 128), so both
-      have 128 and 30, or as many as 10,000 steps make, but 10: with 100,000 users one epoch has the steps of four.
+      have 128 and 30; where that is more than 10,000 steps, as many epochs as these make, at least 10.
     - Short histories, "best": the mean of the weights over the last steps is kept. The best epoch comes there while the
       learning rate is high: on Amazon Beauty the mean has 0.0773 after 10 epochs, single weights 0.0758 after 16. Where
       the rate has fallen before the best epoch the mean gives nothing (ml-1m) or takes a hundredth (Last.fm).
