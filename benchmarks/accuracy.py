@@ -134,11 +134,16 @@ class Run:
             models[name] = model
         return models
 
+    def blended(self, members: list[Any]) -> regard.Blend:
+        """Models with weights learned on the validation part."""
+        return regard.Blend(members).fit(
+            self.split.train, validation=self.split.validation, exclude_seen=self.exclude_seen
+        )
+
     def blend(self, members: list[Any], what: dict[str, Any]) -> None:
         """The weighted sum of models."""
         started = time.perf_counter()
-        blend = regard.Blend(members)
-        blend.fit(self.split.train, validation=self.split.validation, exclude_seen=self.exclude_seen)
+        blend = self.blended(members)
         weights = [round(weight, 3) for weight in blend.weights_.tolist()]
         self.record(blend, time.perf_counter() - started, **what, weights=weights)
 
@@ -146,9 +151,7 @@ class Run:
         """How far the blends of single seeds are above that of rules and EASE, their mean user by user."""
 
         def judged(members: list[Any]) -> regard.Report:
-            blend = regard.Blend(members)
-            blend.fit(self.split.train, validation=self.split.validation, exclude_seen=self.exclude_seen)
-            return regard.evaluate(blend, self.split.test, exclude_seen=self.exclude_seen)
+            return regard.evaluate(self.blended(members), self.split.test, exclude_seen=self.exclude_seen)
 
         plain = judged([simple["rules"], simple["ease"]])
         ours = [judged([model, *(simple[name] for name in names)]) for model in models]

@@ -197,7 +197,7 @@ static __attribute__((noinline)) void pack_panels(const float* keys, int64_t str
 #undef REGARD_FIRST_PAIRS
 #undef REGARD_LAST_PAIRS
     }
-#endif
+#else
     for (; k + 4 <= depth; k += 4)  // 4 x 4 transposes in registers
       for (int64_t r = 0; r < PANEL; r += 4) {
         vf4 x[4];
@@ -214,6 +214,7 @@ static __attribute__((noinline)) void pack_panels(const float* keys, int64_t str
         *reinterpret_cast<vf4_unaligned*>(q + 2 * PANEL) = __builtin_shufflevector(c, d, 0, 1, 4, 5);
         *reinterpret_cast<vf4_unaligned*>(q + 3 * PANEL) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
       }
+#endif
     for (; k < depth; ++k)
       for (int64_t r = 0; r < PANEL; ++r) out[k * PANEL + r] = r < rows ? in[r * stride + k] : 0.0f;
   }

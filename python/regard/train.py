@@ -212,8 +212,7 @@ class TrainingRun:
         )
         self.grads = {name: np.zeros_like(weight) for name, weight in params.items() if name not in cut}
         self.ws = beside(params)
-        # What is validated and kept: the parameters themselves, or their mean.
-        self.result = {name: weight.copy() for name, weight in params.items()} if averages else params
+        self.means: Parameters = {name: weight.copy() for name, weight in params.items()} if averages else {}
 
         self.epoch, self.batch, self.losses, self.events = 1, 0, 0.0, 0
         self.history: list[dict[str, Any]] = []
@@ -221,6 +220,11 @@ class TrainingRun:
         self.best_epoch: int = 0
         self.best_metric: float | None = None
         self.finished = self.best_is_stale = False
+
+    @property
+    def result(self) -> Parameters:
+        """What is validated and kept: the means, or the parameters as the last step left them."""
+        return self.means or self.params
 
     def _draw(self, rng: np.random.Generator) -> None:
         """What an epoch draws beside the order of the examples."""
@@ -242,7 +246,7 @@ class TrainingRun:
         state = self.optimizer.state.items()
         tensors = {f"params.{name}": weight for name, weight in self.params.items()}
         tensors |= {f"state.{i}.{name}": part for name, parts in state for i, part in enumerate(parts)}
-        tensors |= {f"mean.{name}": mean for name, mean in self.result.items() if self.result is not self.params}
+        tensors |= {f"mean.{name}": mean for name, mean in self.means.items()}
         tensors |= {f"best.{name}": weight for name, weight in (self.best or {}).items()}
         tensors = {name: np.asarray(tensor) for name, tensor in tensors.items()}  # those on a device
         progress = {name: getattr(self, name) for name in _PROGRESS} | {"step_count": self.optimizer.step_count}
@@ -258,8 +262,8 @@ class TrainingRun:
             np.copyto(weight, tensors[f"params.{name}"])
             for i, part in enumerate(self.optimizer.state[name]):
                 np.copyto(part, tensors[f"state.{i}.{name}"])
-            if self.result is not self.params:
-                np.copyto(self.result[name], tensors[f"mean.{name}"])
+        for name, mean in self.means.items():
+            np.copyto(mean, tensors[f"mean.{name}"])
         self.best = {name: tensors[key] for name in self.params if (key := f"best.{name}") in tensors} or None
         self.optimizer.step_count = progress["step_count"]
         for name in _PROGRESS:
@@ -290,24 +294,22 @@ class TrainingRun:
         warmup = min(100, n_steps // 20) if settings.warmup_steps is None else settings.warmup_steps
         factor = learning_rate_factor(number, n_steps, schedule=settings.schedule, warmup_steps=warmup)
         self.optimizer.step(grads, factor, rows)
-        if self.result is not self.params:
-            self._average(number)
+        self._average(number)
         self.losses += loss * n_events
         self.events += n_events
         self.batch += 1
 
     def _average(self, number: int) -> None:
-        """Take a step into the mean: (1 - share) of it remains, share = 9 / (number + 8).
+        """Take a step into the means, if there are any: (1 - share) of each remains, share = 9 / (number + 8).
 
         So it is a mean of about the last ninth of the steps so far, without a setting of its own: polynomial-decay
         averaging with eta = 8, Shamir and Zhang 2013, arXiv:1212.1824, section 4.
         """
         share = 9 / (number + 8)
-        for name, weight in self.params.items():
-            mean = self.result[name]
-            mean *= (1 - share) / share
-            mean += weight
-            mean *= share
+        for name, mean in self.means.items():
+            np.multiply(mean, (1 - share) / share, out=mean)
+            np.add(mean, self.params[name], out=mean)
+            np.multiply(mean, share, out=mean)
 
     def end_epoch(self, validate: Callable[[Parameters], float] | None) -> dict[str, Any]:
         """Validate, keep the best; gives the entry of the history."""
