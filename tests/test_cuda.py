@@ -189,6 +189,20 @@ def test_adam_follows_the_formula_on_all_rows_and_on_some(decoupled, place, rng)
     np.testing.assert_array_equal(some[0][[0, 3, 4]], weight[[0, 3, 4]])
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_follows_the_formula_on_all_rows_and_on_some(momentum, place, rng):
+    for size in (0, 1, 1000):
+        test_optimizer.test_every_step_of_sgd_follows_the_formula(momentum, size, None, rng)
+    weight, grad, buffer = rng.standard_normal((3, 6, 4)).astype(np.float32)
+    rows, how = np.array([1, 2, 5], np.int32), {"learning_rate": 0.1, "momentum": momentum, "weight_decay": 0.1}
+    whole, some = ([weight.copy(), buffer.copy()] for _ in range(2))
+    Moved().sgd(whole[0], grad, whole[1], **how)
+    Moved().sgd(some[0], grad[rows], some[1], rows=rows, **how)
+    for before, one, other in zip((weight, buffer), some, whole, strict=True):
+        np.testing.assert_array_equal(one[rows], other[rows])
+        np.testing.assert_array_equal(one[[0, 3, 4]], before[[0, 3, 4]])
+
+
 @pytest.mark.parametrize("size", [0, 1, 1000, 40_000])
 def test_the_sum_of_squares_is_that_of_float64(size, place, rng):
     x = rng.standard_normal(size).astype(np.float32)

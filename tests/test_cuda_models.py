@@ -104,7 +104,12 @@ def test_a_wrong_argument_is_named_with_what_was_expected_and_what_came(in_shim)
         (lambda: ops.linear_forward(cuda.asarray(np.zeros((4, 3))), weight), TypeError, "x: expected a float32 array"),
         (lambda: ops.embedding_forward(x, ids), ValueError, "ids: expected rows from 0 to 3, got 4 at place 1"),
         (lambda: ops.dropout(x, ops.Dropout(1.0)), ValueError, "dropout: expected a rate from 0 to below 1, got 1"),
-        (lambda: ops.sgd(x, x, learning_rate=1.0), NotImplementedError, "sgd: not written for arrays on a CUDA device"),
+        (lambda: ops.sgd(x, weight, learning_rate=1.0), ValueError, "grad: expected shape (12,), got (10,)"),
+        (
+            lambda: ops.adagrad(x, x, x, learning_rate=1.0),
+            NotImplementedError,
+            "adagrad: not written for arrays on a CUDA device",
+        ),
     ]
     for call, error, message in wrong:
         with pytest.raises(error) as caught:
@@ -130,6 +135,7 @@ MODELS = {
     "plain": {"n_heads": 2},
     "gated": {"ffn": "gated", "activation": "silu", "residual": "gate", "norm": "rms", "positions": "absolute"},
     "two tables": {"output_table": "separate", "activation": "gelu", "weight_decay": 0.01, "positions": "none"},
+    "averaged": {"weight_averaging": True, "optimizer": "sgd", "learning_rate": 0.1},
 }
 
 
@@ -230,7 +236,7 @@ def test_a_file_does_not_say_where_the_model_was_trained(in_shim, tmp_path):
     ("settings", "message"),
     [
         ({"loss": "bce"}, "loss: expected 'softmax' with device='cuda', got 'bce'"),
-        ({"optimizer": "sgd"}, "optimizer: expected 'adam' with device='cuda', got 'sgd'"),
+        ({"optimizer": "adagrad"}, "optimizer: expected 'adam' or 'sgd' with device='cuda', got 'adagrad'"),
         ({"time_bias": True}, "time_bias: expected False with device='cuda', got True"),
         ({"dim": 258, "n_heads": 2}, "dim: expected at most 256 with device='cuda', got 258"),
         ({"device": "gpu"}, "device: expected one of cpu, cuda, got 'gpu'"),

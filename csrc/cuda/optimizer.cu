@@ -1,4 +1,4 @@
-// Adam, and the sum of squares for gradient clipping; formulas in cpu/optimizer.h.
+// SGD and Adam, and the sum of squares for gradient clipping; formulas in cpu/optimizer.h.
 #include <math.h>
 
 #include "cpu/kernels.h"
@@ -7,6 +7,21 @@
 namespace regard {
 namespace cuda {
 namespace {
+
+struct Sgd {
+  SgdStep a;
+  float* weight;
+  const float* grad;
+  float* buffer;        // or null: no momentum
+  const int32_t* rows;  // or null: all
+  int64_t width;
+  __device__ void operator()(int64_t i) const {
+    const int64_t at = rows != nullptr ? rows[i / width] * width + i % width : i;
+    float g = grad[i] * a.grad_scale + a.weight_decay * weight[at];
+    if (buffer != nullptr) g = buffer[at] = a.momentum * buffer[at] + g;
+    weight[at] -= a.learning_rate * g;
+  }
+};
 
 struct Adam {
   AdamStep a;
@@ -47,6 +62,16 @@ __global__ void squares_kernel(const float* x, int64_t n, double* parts) {
 using namespace regard::cuda;
 
 extern "C" {
+
+regard_status regard_cuda_sgd(float* weight, const float* grad, float* buffer, int64_t n, const int32_t* rows,
+                              int64_t width, double learning_rate, double momentum, double weight_decay,
+                              double grad_scale) {
+  return guarded([&] {
+    const regard::SgdStep a{static_cast<float>(learning_rate), static_cast<float>(momentum),
+                            static_cast<float>(weight_decay), static_cast<float>(grad_scale)};
+    each(n, Sgd{a, weight, grad, buffer, rows, width});
+  });
+}
 
 regard_status regard_cuda_adam(float* weight, const float* grad, float* m, float* v, int64_t n, const int32_t* rows,
                                int64_t width, int64_t step, double learning_rate, double beta1, double beta2,

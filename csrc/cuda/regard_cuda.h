@@ -68,7 +68,10 @@ REGARD_API regard_status regard_cuda_embedding_backward(const float* dy, const i
                                                         const int64_t* order, int64_t n_ids, int64_t dim, double scale,
                                                         float* dtable);
 
-/* One step on n weights, or on those of the rows of a (., width) weight. */
+/* One step on n weights, or on those of the rows of a (., width) weight. buffer: NULL without momentum. */
+REGARD_API regard_status regard_cuda_sgd(float* weight, const float* grad, float* buffer, int64_t n,
+                                         const int32_t* rows, int64_t width, double learning_rate, double momentum,
+                                         double weight_decay, double grad_scale);
 REGARD_API regard_status regard_cuda_adam(float* weight, const float* grad, float* m, float* v, int64_t n,
                                           const int32_t* rows, int64_t width, int64_t step, double learning_rate,
                                           double beta1, double beta2, double eps, double weight_decay, int decoupled,

@@ -303,13 +303,12 @@ class TrainingRun:
         """Take a step into the means, if there are any: (1 - share) of each remains, share = 9 / (number + 8).
 
         So it is a mean of about the last ninth of the steps so far, without a setting of its own: polynomial-decay
-        averaging with eta = 8, Shamir and Zhang 2013, arXiv:1212.1824, section 4.
+        averaging with eta = 8, Shamir and Zhang 2013, arXiv:1212.1824, section 4. It is a step of SGD:
+        ``mean -= share * (mean - weight)``.
         """
         share = 9 / (number + 8)
         for name, mean in self.means.items():
-            np.multiply(mean, (1 - share) / share, out=mean)
-            np.add(mean, self.params[name], out=mean)
-            np.multiply(mean, share, out=mean)
+            ops.sgd(mean, self.params[name], learning_rate=share, weight_decay=1.0, grad_scale=-1.0)
 
     def end_epoch(self, validate: Callable[[Parameters], float] | None) -> dict[str, Any]:
         """Validate, keep the best; gives the entry of the history."""

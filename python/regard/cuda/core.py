@@ -382,16 +382,30 @@ def embedding_backward(dy: Any, ids: Any, scale: float, dtable: Any) -> None:
 # ---- optimisers ----
 
 
-def adam(
-    weight: Any, grad: Any, m: Any, v: Any, step: int, learning_rate: float, beta1: float, beta2: float, eps: float,
-    weight_decay: float, decoupled: bool, grad_scale: float, rows: Any,
-) -> None:  # fmt: skip
+def _stepped(weight: Any, grad: Any, rows: Any, **state: Any) -> tuple[Any, ...]:
+    """What every step begins with: weight, gradient, state, number of weights that change, rows, width of a row."""
     shape = _array("weight", weight, [_ANY] * (1 if rows is None else 2)).shape
     width = 1
     if rows is not None:
         rows, width = _ids("rows", rows, _ANY, shape[0]), shape[1]
     _array("grad", grad, shape if rows is None else (len(rows), width))
-    arrays = weight, grad, _array("m", m, shape), _array("v", v, shape), grad.size, rows, width, step
+    kept = [array if array is None else _array(name, array, shape) for name, array in state.items()]
+    return weight, grad, *kept, grad.size, rows, width
+
+
+def sgd(
+    weight: Any, grad: Any, buffer: Any, learning_rate: float, momentum: float, weight_decay: float,
+    grad_scale: float, rows: Any,
+) -> None:  # fmt: skip
+    how = [float(x) for x in (learning_rate, momentum, weight_decay, grad_scale)]
+    call("sgd", *_stepped(weight, grad, rows, buffer=buffer), *how)
+
+
+def adam(
+    weight: Any, grad: Any, m: Any, v: Any, step: int, learning_rate: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float, decoupled: bool, grad_scale: float, rows: Any,
+) -> None:  # fmt: skip
+    arrays = *_stepped(weight, grad, rows, m=m, v=v), step
     if step < 1:
         raise ValueError(f"step: expected at least 1, got {step}")
     how = [float(x) for x in (learning_rate, beta1, beta2, eps, weight_decay)]

@@ -30,12 +30,7 @@ CHOICES = {
     "output_table": ("tied", "separate"),
     "precision": ("highest", "high", "medium"),
 }
-_ON_CUDA = {
-    "loss": "softmax",
-    "optimizer": "adam",
-    "time_bias": False,
-    "weight_averaging": False,
-}  # what is written for it
+_ON_CUDA = {"loss": ("softmax",), "optimizer": ("adam", "sgd"), "time_bias": (False,)}  # what is written for it
 
 
 class SelfAttentionRecommender(SequenceModel):
@@ -107,8 +102,8 @@ class SelfAttentionRecommender(SequenceModel):
         Same seed, same data: same bits, whatever the number of threads.
     device : "cpu" or "cuda"
         Where the model is trained and answers from. "cuda" needs the optional CUDA build (docs/cuda.md) and computes in
-        float32; with ``loss="softmax"``, ``optimizer="adam"``, without ``time_bias``, ``weight_averaging`` and features
-        of items. A model file does not hold it.
+        float32; with ``loss="softmax"`` and ``optimizer="adam"`` or ``"sgd"``, without ``time_bias`` and features of
+        items. A model file does not hold it.
 
     Attributes
     ----------
@@ -289,8 +284,9 @@ class SelfAttentionRecommender(SequenceModel):
                 device_name()
             except RuntimeError as error:  # no such build, or no device: here the setting cannot be used
                 raise ValueError(str(error)) from None
-            for name, value in _ON_CUDA.items():
-                if (got := getattr(self, name)) != value:
-                    raise ValueError(f"{name}: expected {value!r} with device='cuda', got {got!r}")
+            for name, values in _ON_CUDA.items():
+                if (got := getattr(self, name)) not in values:
+                    expected = " or ".join(map(repr, values))
+                    raise ValueError(f"{name}: expected {expected} with device='cuda', got {got!r}")
             if self.dim > 256:
                 raise ValueError(f"dim: expected at most 256 with device='cuda', got {self.dim}")
