@@ -238,5 +238,38 @@ def fill(text: str, rows: Rows) -> str:
     return page.fill(text, rows, PARTS, "accuracy.py", PAGE.name)
 
 
+def picture(rows: Rows) -> Any:
+    """The second metric of each row of the main table as a part of the best published."""
+    kinds = {"rules": "sequential rules", "ease": "EASE", "regard": "regard, preset best", "blend of seed": "blend"}
+    lines = []
+    for about in PUBLISHED:
+        own = preset(rows, about.data, "given" if about.metrics == CLICKS else "leave-one-out")
+        values = {
+            label: mean(some) / about.best[1]
+            for kind, label in kinds.items()
+            if (some := [row[about.metrics[1]] for row in own if _is(row, kind) and about.metrics[1] in row])
+        }
+        if "regard, preset best" in values:
+            lines.append((f"{about.title}, {about.metrics[1].split(' ')[0].upper()}", values))
+    drawing, ax = page.figure(8, 0.5 * len(lines) + 1)
+    for y, (_, values) in enumerate(reversed(lines)):
+        for label, colour, marker in zip(kinds.values(), page.COLOURS, "^sod", strict=False):
+            if label in values:
+                ax.plot(values[label], y, marker, color=colour, markersize=7, label=label)
+    ax.set_yticks(range(len(lines)), [title for title, _ in reversed(lines)], fontsize=8)
+    ax.axvline(1, color="grey", linewidth=0.8)
+    ax.set_xlabel("as a part of the best published (grey line)")
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    shown = [label for label in kinds.values() if label in handles]
+    ax.legend([handles[label] for label in shown], shown, fontsize=8, frameon=False, ncols=4, loc="lower left",
+              bbox_to_anchor=(0, 1))  # fmt: skip
+    return drawing
+
+
+def _is(row: dict[str, Any], kind: str) -> bool:
+    return row["model"].startswith("blend of seed ") if kind == "blend of seed" else row["model"] == kind
+
+
 def write(rows: Rows) -> None:
     whole_file.write(PAGE, [fill(PAGE.read_text(encoding="utf-8"), rows).encode()])
+    page.save({"accuracy": picture(rows)}, PAGE.parent / "images")

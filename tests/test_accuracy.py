@@ -51,6 +51,9 @@ def test_a_run_has_every_seed_the_baselines_and_the_blends(results):
     table = accuracy_page.main_table(rows)
     means = [np.mean([row[metric] for row in rows[:2]]) for metric in ("hr@10", "ndcg@10")]
     assert f"| {means[0]:.4f} / {means[1]:.4f} ± " in table and "(2 seeds)" in table
+    ax = accuracy_page.picture(rows).axes[0]
+    drawn = {line.get_label(): line.get_xdata()[0] for line in ax.lines if line.get_ydata()[0] == 1}
+    assert len(ax.get_yticks()) == 2 and drawn["regard, preset best"] == pytest.approx(means[1] / 0.1858)
 
 
 def test_a_second_run_trains_and_measures_nothing(results, monkeypatch):
