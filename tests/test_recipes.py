@@ -45,13 +45,6 @@ def test_half_a_million_events_widen_the_feed_forward_layer_with_the_rest():
     assert recipe(data(20, 60, 100))["ffn_dim"] is None
 
 
-def test_half_a_million_events_are_read_through_gates_by_the_preset_best_alone():
-    gates = {"ffn": "gated", "activation": "silu", "residual": "gate"}
-    much, less = data(5_000, 100, 100), data(4_900, 100, 100)
-    for some, preset, gated in ((much, "best", True), (much, "fast", False), (less, "best", False)):
-        assert (recipe(some, preset).items() >= gates.items()) is gated
-
-
 def test_with_few_users_batches_are_small_enough_for_3000_steps():
     for n_users, expected in ((30_000, 128), (5_000, 32), (1_000, 8), (50, 8)):
         found = recipe(data(n_users, 6, 100))
