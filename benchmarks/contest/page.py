@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from regard import whole_file
 from regard.plots import COLOURS
 
 DOCS = Path(__file__).parents[2] / "docs"
+TILES = Path(__file__).parents[1] / "results" / "performance_tiles.json"
 
 
 def number(ms: float) -> str:
@@ -76,7 +78,13 @@ def answers(results: dict[str, Any]) -> str:
     return table(["case", "contender", "median", "error", "page faults a call"], rows)
 
 
-PARTS = {"machine": machine, "ratios": ratios, "memory": memory, "contenders": answers}
+def tiles(_: dict[str, Any]) -> str:
+    """The cross-entropy on a machine with matrix tiles, of a run of its own."""
+    results = json.loads(TILES.read_text(encoding="utf-8"))
+    return f"{machine(results)}\n\n{ratios(results)}"
+
+
+PARTS = {"machine": machine, "ratios": ratios, "tiles": tiles, "memory": memory, "contenders": answers}
 
 
 def fill(
