@@ -44,7 +44,7 @@ def test_a_run_has_every_seed_the_baselines_and_the_blends(results):
         "regard", "regard", "popularity", "rules", "item-knn", "ease", "rules and ease",
         "blend of seed 0", "blend of seed 1", "blend of 2 seeds",
     ]  # fmt: skip
-    assert [len(row["weights"]) for row in rows[6:]] == [2, 4, 4, 5]
+    assert [len(row["weights"]) for row in rows[6:]] == [2, 4, 4, 4]
     assert len({row["fingerprint"] for row in rows}) == 1
     assert all(0 < row["ndcg@10"] <= row["hr@10"] <= row["hr@10 of 100"] <= 1 for row in rows)
     assert all(sum(row["weights"]) == pytest.approx(1, abs=0.01) for row in rows[6:])
