@@ -203,8 +203,7 @@ def main() -> None:
         blends.append(({"model": "rules and ease"}, [], ["rules", "ease"]))
     some = [(f"blend of seed {seed}", [model]) for seed, model in zip(arguments.seeds, models, strict=True)]
     if len(models) > 1:  # one weight for all: less to learn on the validation part
-        ensemble = regard.Blend(models, weights=[1] * len(models)).fit(run.split.train, validation=None)
-        some.append((f"blend of {len(models)} seeds", [ensemble]))
+        some.append((f"blend of {len(models)} seeds", [regard.Blend(models, weights=[1] * len(models))]))
     blends += [({"model": name, "settings": settings}, members, names[1:]) for name, members in some]
     wanted = [blend for blend in blends if run.known(**blend[0]) is None]
     simple = run.simple(names) if wanted or any(run.known(model=name) is None for name in names) else {}

@@ -28,6 +28,10 @@ class Published(NamedTuple):
     goal: tuple[float, float]
     stretch: tuple[float, float]
 
+    @property
+    def split(self) -> str:
+        return "given" if self.metrics == CLICKS else "leave-one-out"
+
 
 TOP_10, CLICKS, DRAWN = ("hr@10", "ndcg@10"), ("hr@20", "mrr@20"), ("hr@10 of 100", "ndcg@10 of 100")
 PUBLISHED = [
@@ -109,6 +113,11 @@ def preset(rows: Rows, data: str, split: str) -> Rows:
     return [row for row in own if row["model"] in SIMPLE or (settings and row.get("settings") == settings[-1])]
 
 
+def of_one_seed(rows: Rows) -> Rows:
+    """The blends of one seed each, as one kind of model."""
+    return [row | {"model": "blend"} for row in rows if row["model"].startswith("blend of seed ")]
+
+
 def largest(rows: Rows) -> Rows:
     """The blend of the most seeds, if there is one."""
     several = [row for row in rows if row["model"].endswith(" seeds")]
@@ -139,19 +148,17 @@ def reached(rows: Rows, about: Published) -> str:
 def main_table(rows: Rows) -> str:
     lines = []
     for about in PUBLISHED:
-        split = "given" if about.metrics == CLICKS else "leave-one-out"
-        own = preset(rows, about.data, split)
+        own = preset(rows, about.data, about.split)
         if not any(row["model"] == "regard" for row in own):
             continue
         seeds = sum(row["model"] == "regard" and about.metrics[0] in row for row in own)
-        one = [row | {"model": "blend"} for row in own if row["model"].startswith("blend of seed ")]
         several = [row | {"model": "blend"} for row in largest(own)]
         lines.append(
             [
                 about.title + (", P@20 / MRR@20" if about.metrics == CLICKS else ""),
                 f"{pair(about.best)} ({about.source})",
                 f"{found(own, about.metrics, model='regard')} ({seeds} seed{'s' * (seeds != 1)})",
-                found(one, about.metrics, model="blend"),
+                found(of_one_seed(own), about.metrics, model="blend"),
                 found(several, about.metrics, model="blend"),
                 " → ".join(pair(mark) for mark in (about.required, about.goal, about.stretch) if mark is not None),
                 reached(own, about),
@@ -164,8 +171,7 @@ def main_table(rows: Rows) -> str:
 def baseline_table(rows: Rows) -> str:
     lines = []
     for about in PUBLISHED:
-        split = "given" if about.metrics == CLICKS else "leave-one-out"
-        own = [row for row in rows if row["data"] == about.data and row["split"] == split]
+        own = [row for row in rows if row["data"] == about.data and row["split"] == about.split]
         cells = [found(own, about.metrics, model=name) for name in [*SIMPLE, "rules and ease"] if name != "repeats"]
         if any(cells):
             lines.append([about.title, *cells])
@@ -178,9 +184,8 @@ def time_table(rows: Rows) -> str:
     for data, title in TITLES.items():
         own = preset(rows, data, "time")
         cells = [found(own, TOP_10, model=name) for name in [*SIMPLE, "regard"]]
-        blends = [row | {"model": "blend"} for row in own if row["model"].startswith("blend of seed ")]
         if cells[-1]:
-            lines.append([title, *cells, found(blends, TOP_10, model="blend")])
+            lines.append([title, *cells, found(of_one_seed(own), TOP_10, model="blend")])
     return table(["data", *SIMPLE.values(), "regard", "blend"], lines)
 
 
@@ -240,34 +245,25 @@ def fill(text: str, rows: Rows) -> str:
 
 def picture(rows: Rows) -> Any:
     """The second metric of each row of the main table as a part of the best published."""
-    kinds = {"rules": "sequential rules", "ease": "EASE", "regard": "regard, preset best", "blend of seed": "blend"}
-    lines = []
-    for about in PUBLISHED:
-        own = preset(rows, about.data, "given" if about.metrics == CLICKS else "leave-one-out")
-        values = {
-            label: mean(some) / about.best[1]
-            for kind, label in kinds.items()
-            if (some := [row[about.metrics[1]] for row in own if _is(row, kind) and about.metrics[1] in row])
-        }
-        if "regard, preset best" in values:
-            lines.append((f"{about.title}, {about.metrics[1].split(' ')[0].upper()}", values))
-    drawing, ax = page.figure(8, 0.5 * len(lines) + 1)
-    for y, (_, values) in enumerate(reversed(lines)):
-        for label, colour, marker in zip(kinds.values(), page.COLOURS, "^sod", strict=False):
-            if label in values:
-                ax.plot(values[label], y, marker, color=colour, markersize=7, label=label)
-    ax.set_yticks(range(len(lines)), [title for title, _ in reversed(lines)], fontsize=8)
+    models = {"rules": "sequential rules", "ease": "EASE", "regard": "regard, preset best", "blend": "blend"}
+    shown = [(about, preset(rows, about.data, about.split)) for about in PUBLISHED]
+    shown = [(about, own + of_one_seed(own)) for about, own in shown if any(row["model"] == "regard" for row in own)]
+    heights = range(len(shown) - 1, -1, -1)
+    drawing, ax = page.figure(8, 0.5 * len(shown) + 1)
+    for (model, label), colour, marker in zip(models.items(), page.COLOURS, "^sod", strict=False):
+        points = []
+        for y, (about, own) in zip(heights, shown, strict=True):
+            metric = about.metrics[1]
+            values = [row[metric] for row in own if row["model"] == model and metric in row]
+            points += [(mean(values) / about.best[1], y)] if values else []
+        if points:
+            ax.plot(*zip(*points, strict=True), marker, color=colour, markersize=7, label=label)
+    titles = [f"{about.title}, {about.metrics[1].split(' ')[0].upper()}" for about, _ in shown]
+    ax.set_yticks(heights, titles, fontsize=8)
     ax.axvline(1, color="grey", linewidth=0.8)
     ax.set_xlabel("as a part of the best published (grey line)")
-    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    shown = [label for label in kinds.values() if label in handles]
-    ax.legend([handles[label] for label in shown], shown, fontsize=8, frameon=False, ncols=4, loc="lower left",
-              bbox_to_anchor=(0, 1))  # fmt: skip
+    ax.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
     return drawing
-
-
-def _is(row: dict[str, Any], kind: str) -> bool:
-    return row["model"].startswith("blend of seed ") if kind == "blend of seed" else row["model"] == kind
 
 
 def write(rows: Rows) -> None:

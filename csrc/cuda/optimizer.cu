@@ -8,15 +8,20 @@ namespace regard {
 namespace cuda {
 namespace {
 
+// Where in the weight element i of the gradient belongs; rows may be null: all.
+__device__ inline int64_t place(const int32_t* rows, int64_t width, int64_t i) {
+  return rows != nullptr ? rows[i / width] * width + i % width : i;
+}
+
 struct Sgd {
   SgdStep a;
   float* weight;
   const float* grad;
-  float* buffer;        // or null: no momentum
-  const int32_t* rows;  // or null: all
+  float* buffer;  // or null: no momentum
+  const int32_t* rows;
   int64_t width;
   __device__ void operator()(int64_t i) const {
-    const int64_t at = rows != nullptr ? rows[i / width] * width + i % width : i;
+    const int64_t at = place(rows, width, i);
     float g = grad[i] * a.grad_scale + a.weight_decay * weight[at];
     if (buffer != nullptr) g = buffer[at] = a.momentum * buffer[at] + g;
     weight[at] -= a.learning_rate * g;
@@ -28,10 +33,10 @@ struct Adam {
   float* weight;
   const float* grad;
   float *m, *v;
-  const int32_t* rows;  // or null: all
+  const int32_t* rows;
   int64_t width;
   __device__ void operator()(int64_t i) const {
-    const int64_t at = rows != nullptr ? rows[i / width] * width + i % width : i;
+    const int64_t at = place(rows, width, i);
     const float w = weight[at];
     const float g = grad[i] * a.grad_scale + (a.decoupled ? 0.0f : a.weight_decay) * w;
     const float first = a.beta1 * m[at] + a.keep1 * g;
