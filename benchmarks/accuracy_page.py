@@ -82,6 +82,7 @@ TITLES = {row.data: row.title for row in reversed(PUBLISHED)} | {
     "ml-latest-small": "MovieLens latest-small",
     "college-msg": "Messages (seen people ranked)",
     "amazon-grocery-rechorus": "Amazon Grocery",
+    "retailrocket": "RetailRocket",
 }
 SIMPLE = {"popularity": "popularity", "rules": "rules", "item-knn": "item-kNN", "ease": "EASE", "repeats": "repeats"}
 

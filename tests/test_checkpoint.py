@@ -20,7 +20,7 @@ from regard import tensor_file
 
 SETTINGS = {
     "softmax": {},
-    "averaged": {"weight_averaging": True},
+    "averaged": {"weight_averaging": True, "normalize_items": True},
     "sampled": {"loss": "sampled_softmax", "n_negatives": 6, "negatives": "popularity", "output_table": "separate"},
     "adagrad": {"optimizer": "adagrad", "loss": "gbce", "n_negatives": 6},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.1, "windows": "last"},

@@ -135,7 +135,7 @@ MODELS = {
     "plain": {"n_heads": 2},
     "gated": {"ffn": "gated", "activation": "silu", "residual": "gate", "norm": "rms", "positions": "absolute"},
     "two tables": {"output_table": "separate", "activation": "gelu", "weight_decay": 0.01, "positions": "none"},
-    "averaged": {"weight_averaging": True, "optimizer": "sgd", "learning_rate": 0.1},
+    "averaged": {"weight_averaging": True, "optimizer": "sgd", "learning_rate": 0.1, "normalize_items": True},
 }
 
 

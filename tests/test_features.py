@@ -136,11 +136,11 @@ def colours(n_items=12):
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
 @pytest.mark.parametrize("output_table", ["tied", "separate"])
-def test_gradients_of_the_features_are_those_of_differences(loss, output_table, rng):
+@pytest.mark.parametrize("normalize_items", [False, True], ids=["free", "unit"])
+def test_gradients_of_the_item_vectors_are_those_of_differences(loss, output_table, normalize_items, rng):
     data = chains().with_features(colours())
-    model = small(
-        loss=loss, output_table=output_table, n_negatives=9, dropout=0.0, activation="gelu", precision="highest"
-    )
+    how = {"output_table": output_table, "normalize_items": normalize_items}
+    model = small(loss=loss, n_negatives=9, dropout=0.0, activation="gelu", precision="highest", **how)
     model._set_catalogue(data)
     model.features_ = EncodedFeatures.fit(data.features, data.item_ids)
     params = model.initial_parameters(data.n_items)
@@ -158,7 +158,8 @@ def test_gradients_of_the_features_are_those_of_differences(loss, output_table, 
 
     grads = {name: gradient.copy() for name, gradient in value()[2].items()}
     tables = {"items"} | ({"output"} if output_table == "separate" else set())
-    for name in [f"{table}.{part}" for table in sorted(tables) for part in ("categories", "map")]:
+    parts = ("categories", "map", *(["weight"] if loss == "softmax" else []))  # sampled: its rows alone
+    for name in [f"{table}.{part}" for table in sorted(tables) for part in parts]:
         gradient = grads[name]
         for place in [(0, 0), (1, 2), (2, 1)]:
             before, sides = params[name][place], []

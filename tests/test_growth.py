@@ -37,6 +37,17 @@ def test_new_items_and_users_are_learned_beside_the_old(fitted):
     assert [entry["epoch"] for entry in fitted.history_] == list(range(1, epochs_before + 31))
 
 
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
+def test_normalised_items_keep_length_1_through_training_and_growth(loss, tmp_path):
+    model = small(normalize_items=True, loss=loss).fit(chains(), validation=None)
+    assert model.recommend([[101, 102, 103]], k=1).items[0, 0] == 104
+    model.save(tmp_path / "m")
+    model = regard.load(tmp_path / "m").fit_more(more(old_users=20), epochs=30, learning_rate=1e-2, validation=None)
+    assert model.recommend([[112, 113], [115, 112]], k=1, exclude_seen=False).items[:, 0].tolist() == [114, 113]
+    assert model.recommend([[101, 102, 103]], k=1).items[0, 0] == 104
+    np.testing.assert_allclose(np.linalg.norm(model.params_["items.weight"], axis=1), 1, rtol=1e-6)
+
+
 def test_growing_keeps_the_answers_for_known_items_until_it_trains(fitted):
     before = fitted.scores([[101, 102, 103]])[0]
     fitted.add_items([5, 500, 106 * 7])

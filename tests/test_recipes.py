@@ -19,8 +19,13 @@ def test_long_histories_are_read_further_than_short_ones():
 
 
 def test_the_fewer_events_an_item_has_the_more_dropout():
-    rates = [recipe(data(100, 10, n_items))["dropout"] for n_items in (5, 25, 500)]
-    assert rates == [0.1, 0.2, 0.5]
+    rates = [recipe(data(100, 10, n_items))["dropout"] for n_items in (5, 25, 60, 80, 500)]
+    assert rates == [0.1, 0.2, 0.2, 0.5, 0.5]
+
+
+def test_items_are_normalised_where_histories_are_short_and_items_not_rare():
+    often, rare, long = data(100, 6, 25), data(100, 6, 60), data(20, 60, 25)
+    assert [recipe(some)["normalize_items"] for some in (often, rare, long)] == [True, False, False]
 
 
 def test_the_fast_preset_goes_through_long_histories_less_often():

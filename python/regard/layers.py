@@ -147,6 +147,17 @@ def joined(steps: list[Step]) -> list[Step]:
     return result
 
 
+def unit_rows(x: Array, ws: Workspace = NEW) -> tuple[Array, Callable[[Array, Array], object]]:
+    """Rows of length 1, and ``backward(dy, dx)``, which adds to dx; a row of zeros stays one.
+
+    It is the root mean square norm with all weights 1 / sqrt(dim).
+    """
+    weight = ws.empty(x.shape[1:])
+    weight.fill(x.shape[1] ** -0.5)
+    y, rstd = ops.rms_norm_forward(x, weight, eps=1e-12, workspace=ws)
+    return y, lambda dy, dx: ops.rms_norm_backward(dy, x, weight, rstd, dx=dx, workspace=ws)
+
+
 def embed(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     name, scale = step["table"], step["scale"]
     y = ops.embedding_forward(run.params[name], run.items, scale=scale, workspace=run.ws)

@@ -22,7 +22,7 @@ from regard.explain import Explanation, explain
 from regard.features import EncodedFeatures
 from regard.growth import GrowingModel, validation_of
 from regard.ids import ids_of
-from regard.layers import Run, Step, forward, heads, item_tables
+from regard.layers import Run, Step, forward, heads, item_tables, unit_rows
 from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.ranking import blocks
@@ -48,6 +48,7 @@ class SequenceModel(GrowingModel):
     """Base of the models in `regard.models`."""
 
     max_len: int
+    normalize_items: bool
     time_bias: bool
     random_state: int
     device: str = "cpu"
@@ -201,6 +202,12 @@ class SequenceModel(GrowingModel):
         best = [entry["metric"] for entry in self.history_ if entry["epoch"] == self.best_epoch_]
         facts = [("epochs", len(self.history_)), ("best epoch", self.best_epoch_)]
         return super()._facts() + facts + [("validation NDCG@10", metric) for metric in best if metric is not None]
+
+    def _folded(self, params: Parameters) -> Parameters:
+        params = super()._folded(params)
+        if not self.normalize_items:
+            return params
+        return params | {table: unit_rows(params[table])[0] for table in set(self._tables)}
 
     # ---- answering ----------------------------------------------------------------------------------------------
 

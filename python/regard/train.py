@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from regard import ops
-from regard.layers import Run, Step, forward, item_tables
+from regard.layers import Run, Step, forward, item_tables, unit_rows
 from regard.losses import LOSSES, SAMPLED, Sampler
 from regard.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
 from regard.timed import TimedHistories
@@ -77,6 +77,7 @@ class Settings(RunSettings):
     negatives: str
     logq_correction: bool
     gbce_t: float
+    normalize_items: bool
     weight_averaging: bool
     precision: Any
 
@@ -397,7 +398,11 @@ class Training(TrainingRun):
             features = {t: self.features.take(rows[t]) if t in rows else self.features for t in set(self.tables)}
             params = params | {t: part.vectors(params[t], params, t, workspace=self.ws) for t, part in features.items()}
 
-        run = Run(items, cu_seqlens, params, grads, settings.random_state, number, self.ws)
+        units = {t: unit_rows(params[t], self.ws) for t in set(self.tables)} if settings.normalize_items else {}
+        params = params | {t: vectors for t, (vectors, _) in units.items()}
+        of_units = {t: self.ws.zeros(vectors.shape) for t, (vectors, _) in units.items()}
+
+        run = Run(items, cu_seqlens, params, grads | of_units, settings.random_state, number, self.ws)
         if isinstance(windows, TimedHistories):
             run.times = np.delete(windows.times, windows.offsets[1:] - 1)
             run.next_times = np.delete(windows.times, windows.offsets[:-1])
@@ -407,6 +412,8 @@ class Training(TrainingRun):
             h, params[scored], targets, negatives, run.add_grad(scored), precision=settings.precision, ws=self.ws
         )
         backward(dh)
+        for table, (_, unit_backward) in units.items():
+            unit_backward(of_units[table], grads[table])
         for table, part in features.items():
             part.backward(grads[table], params, grads, table, workspace=self.ws)
         return loss, len(targets), grads, rows

@@ -66,6 +66,10 @@ class SelfAttentionRecommender(SequenceModel):
         happens: compare it with models of its kind alone.
     output_table : "tied" or "separate"
         Whether items are scored with the vectors that histories are read with, or with vectors of their own.
+    normalize_items : bool, default False
+        Whether item vectors have length 1, so that how often an item occurred in the training part is not learned as
+        the length of its vector (NISER; Gupta et al. 2019, arXiv:1909.04276): for answers about a later time. The
+        last norm learns the temperature of the softmax.
     item_features : bool, default True
         Whether item vectors are made of the features that the data have, too; see `Interactions.with_features`.
     windows : "random" or "last"
@@ -133,6 +137,7 @@ class SelfAttentionRecommender(SequenceModel):
         positions: str = "relative",
         time_bias: bool = False,
         output_table: str = "tied",
+        normalize_items: bool = False,
         item_features: bool = True,
         windows: str = "random",
         loss: str = "softmax",
@@ -157,7 +162,7 @@ class SelfAttentionRecommender(SequenceModel):
         self.dim, self.n_blocks, self.n_heads, self.ffn_dim = dim, n_blocks, n_heads, ffn_dim
         self.max_len, self.dropout, self.norm, self.ffn, self.activation = max_len, dropout, norm, ffn, activation
         self.residual, self.positions, self.output_table = residual, positions, output_table
-        self.item_features, self.time_bias = item_features, time_bias
+        self.normalize_items, self.item_features, self.time_bias = normalize_items, item_features, time_bias
         self.windows, self.loss, self.n_negatives, self.negatives = windows, loss, n_negatives, negatives
         self.logq_correction, self.gbce_t, self.optimizer = logq_correction, gbce_t, optimizer
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
