@@ -133,7 +133,8 @@ def train(
     -----
     Ctrl-C ends the loop; what was best so far is returned. The same seed gives the same bits for any number of threads.
     Memory: the parameters, their gradients, the optimiser's state, one batch, and with ``validate`` a copy of the best
-    parameters. A loss that draws negatives needs the gradient of those rows of the item tables only that a batch has.
+    parameters; with ``normalize_items`` the item tables of length 1 and their gradients. A loss that draws negatives
+    needs the gradients of those rows of the item tables only that a batch has.
     """
     run = Training(steps, params, sequences, settings, popularity, features)
     return complete(run, validate=validate, callbacks=callbacks, progress=progress, checkpoint=checkpoint)
