@@ -14,7 +14,7 @@ from regard.tuning import SPACE, tune
 pytest.importorskip("optuna", reason="optuna is not installed: pip install 'regard[tune]'")
 
 FAST = {"epochs": 2, "max_len": 8, "dim": 16, "n_blocks": 1, "ffn_dim": None}
-SEARCHED = ["dropout", "learning_rate", "batch_size"]
+SEARCHED = [name for name in SPACE if name not in FAST]
 
 
 @pytest.fixture(scope="module")

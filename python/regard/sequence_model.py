@@ -429,9 +429,7 @@ class SequenceModel(GrowingModel):
 
     def _item_similarities(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Cosine of the item vectors."""
-        items = self.params_[self._tables[0]]
-        lengths = np.sqrt((items * items).sum(axis=1, keepdims=True))
-        unit = items / np.maximum(lengths, np.float32(1e-12))
+        unit, _ = unit_rows(self.params_[self._tables[0]])
         return ops.linear_forward(np.ascontiguousarray(unit[rows]), unit)[0]
 
     # ---- file ---------------------------------------------------------------------------------------------------

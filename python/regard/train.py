@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -394,16 +395,9 @@ class Training(TrainingRun):
             negatives = self.sampler.draw(settings.random_state, number)
             (items, targets, drawn), params, grads, rows = self._touched(items, targets, negatives.rows)
             negatives = negatives._replace(rows=drawn)
-        features = {}
-        if self.features is not None:
-            features = {t: self.features.take(rows[t]) if t in rows else self.features for t in set(self.tables)}
-            params = params | {t: part.vectors(params[t], params, t, workspace=self.ws) for t, part in features.items()}
+        params, of_vectors, vectors_backward = self._item_vectors(params, grads, rows)
 
-        units = {t: unit_rows(params[t], self.ws) for t in set(self.tables)} if settings.normalize_items else {}
-        params = params | {t: vectors for t, (vectors, _) in units.items()}
-        of_units = {t: self.ws.zeros(vectors.shape) for t, (vectors, _) in units.items()}
-
-        run = Run(items, cu_seqlens, params, grads | of_units, settings.random_state, number, self.ws)
+        run = Run(items, cu_seqlens, params, of_vectors, settings.random_state, number, self.ws)
         if isinstance(windows, TimedHistories):
             run.times = np.delete(windows.times, windows.offsets[1:] - 1)
             run.next_times = np.delete(windows.times, windows.offsets[:-1])
@@ -413,11 +407,34 @@ class Training(TrainingRun):
             h, params[scored], targets, negatives, run.add_grad(scored), precision=settings.precision, ws=self.ws
         )
         backward(dh)
-        for table, (_, unit_backward) in units.items():
-            unit_backward(of_units[table], grads[table])
-        for table, part in features.items():
-            part.backward(grads[table], params, grads, table, workspace=self.ws)
+        vectors_backward()
         return loss, len(targets), grads, rows
+
+    def _item_vectors(
+        self, params: Parameters, grads: Parameters, rows: Rows
+    ) -> tuple[Parameters, Parameters, Callable[[], None]]:
+        """The items' own vectors turned into those that are read and scored: with what features add, of length 1.
+
+        Gives parameters and gradients with these in place of the own ones, and the way back, which adds to ``grads``.
+        """
+        made: Parameters = {}
+        of_made: Parameters = {}
+        ways_back: list[Callable[[], object]] = []
+        for table in dict.fromkeys(self.tables):
+            if self.features is not None:
+                part = self.features.take(rows[table]) if table in rows else self.features
+                made[table] = part.vectors(params[table], params, table, workspace=self.ws)
+                ways_back.append(partial(part.backward, grads[table], params, grads, table, workspace=self.ws))
+            if self.settings.normalize_items:
+                made[table], unit_backward = unit_rows(made.get(table, params[table]), self.ws)
+                of_made[table] = self.ws.zeros(made[table].shape)
+                ways_back.append(partial(unit_backward, of_made[table], grads[table]))
+
+        def backward() -> None:
+            for way_back in reversed(ways_back):
+                way_back()
+
+        return params | made, grads | of_made, backward
 
     def _touched(self, *ids: NDArray[np.int32]) -> tuple[list[NDArray[np.int32]], Parameters, Parameters, Rows]:
         """Item tables cut to the rows that a batch has, so that no gradient is as large as the catalogue.

@@ -26,6 +26,8 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "dropout": (0.0, 0.7, False),
     "learning_rate": (3e-4, 1e-2, True),
     "batch_size": (8, 16, 32, 64, 128, 256),
+    "normalize_items": (False, True),
+    "weight_averaging": (False, True),
 }
 _RANGES = ("dropout", "learning_rate")
 
