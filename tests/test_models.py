@@ -65,6 +65,23 @@ def test_a_gradient_that_two_steps_saved_is_not_added_to_twice(rng):
     np.testing.assert_allclose(grads["table"], 2 * dy + by_norm, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_heads", [1, 4])
+def test_attention_can_begin_as_the_sum_of_what_it_reads_weighted_by_likeness(n_heads, rng):
+    model = small(dim=16, n_heads=n_heads, attention_init="identity", positions="none")
+    params, steps = model.initial_parameters(20), model.steps()
+    place = next(place for place, step in enumerate(steps) if step["kind"] == "attention")
+    items, offsets = rng.integers(0, 20, 6).astype(np.int32), np.array([0, 6])
+    (x, _), (summed, _) = (forward(steps[:end], Run(items, offsets, params)) for end in (place, place + 2))
+
+    x = x.astype(np.float64)
+    expected = np.empty_like(x)
+    for head in np.split(np.arange(16), n_heads):
+        z = np.where(np.tri(6) > 0, x[:, head] @ x[:, head].T / 4 / np.sqrt(len(head)), -np.inf)
+        a = np.exp(z - z.max(axis=1, keepdims=True))
+        expected[:, head] = a / a.sum(axis=1, keepdims=True) @ x[:, head]
+    np.testing.assert_allclose(summed, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("settings", COMBINATIONS, ids=label)
 def test_the_gradient_is_the_slope_of_the_loss(settings, rng):
     """Along a random direction in all parameters: central differences against the backward pass."""

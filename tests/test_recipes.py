@@ -33,8 +33,9 @@ def test_the_fast_preset_goes_through_long_histories_less_often():
     assert recipe(some, "fast")["epochs"] < recipe(some, "best")["epochs"]
 
 
-def test_much_data_gets_a_wider_model_from_the_preset_best_alone():
+def test_much_data_gets_a_wider_model_from_the_preset_best_alone_and_maps_drawn_by_chance():
     much = data(6_000, 30, 100)
+    assert [recipe(some)["attention_init"] for some in (much, data(20, 60, 100))] == ["normal", "identity"]
     assert [recipe(some, preset)["dim"] for some in (much, data(20, 60, 100)) for preset in PRESETS] == [
         128,
         64,
@@ -62,10 +63,10 @@ def test_short_histories_of_many_users_get_fewer_epochs_but_ten():
     assert found == [30, 10_000 * 128 // 60_000, 10]
 
 
-def test_weights_are_averaged_where_histories_are_short():
-    short, long = data(100, 6, 100), data(20, 60, 100)
-    averages = [recipe(some, preset)["weight_averaging"] for some in (short, long) for preset in PRESETS]
-    assert averages == [True, False, False, False] and PRESETS == ("best", "fast")
+def test_weights_are_averaged_where_histories_are_short_or_users_few():
+    short, few, long = data(5_000, 6, 100), data(20, 60, 100), data(5_000, 60, 100)
+    averages = [recipe(some, preset)["weight_averaging"] for some in (short, few, long) for preset in PRESETS]
+    assert averages == [True, False, True, False, False, False] and PRESETS == ("best", "fast")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -156,6 +156,7 @@ def test_progress_is_shown_when_asked_for_and_silent_otherwise(capsys):
         ({"random_state": -1}, "random_state: expected at least 0, got -1"),
         ({"warmup_steps": -1}, "warmup_steps: expected at least 0, got -1"),
         ({"residual": "skip"}, "residual: expected one of add, gate, got 'skip'"),
+        ({"attention_init": "zero"}, "attention_init: expected one of normal, identity, got 'zero'"),
         ({"schedule": "step"}, "schedule: expected one of constant, linear, cosine, got 'step'"),
     ],
 )

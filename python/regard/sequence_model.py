@@ -14,6 +14,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regard import _core, model_file, ops
 from regard.checkpoint import Checkpoint
@@ -31,15 +32,15 @@ from regard.timed import TimedHistories
 from regard.train import Callback, Settings, train
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from regard.cuda.model import DeviceModel
     from regard.sessions import Session
     from regard.splits import Holdout
 
     Parameters = dict[str, NDArray[np.float32]]
 
-Initial = tuple[tuple[int, ...], float | None]  # shape; standard deviation of the normal distribution, None: all 1
+# Standard deviation of the normal distribution; what it is; None: all 1
+Beginning = float | NDArray[np.float32] | None
+Initial = tuple[tuple[int, ...], Beginning]  # shape, and how it begins
 _ROWS = 512  # of a weight drawn together
 _QUANTIZED = 1024  # items from which an 8-bit copy of them pays
 
@@ -80,6 +81,9 @@ class SequenceModel(GrowingModel):
         rng = np.random.default_rng(self.random_state)
         params: Parameters = {}
         for name, (shape, scale) in self._with_features(self.parameters(n_items)).items():
+            if isinstance(scale, np.ndarray):
+                params[name] = scale.copy()
+                continue
             params[name] = np.ones(shape, np.float32) if scale is None else np.zeros(shape, np.float32)
             if scale:
                 for block in blocks(shape[0], _ROWS):  # drawn as float64: not all at once

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from regard.recipes import recipe
 from regard.sequence_model import SequenceModel
 from regard.train import check
@@ -16,7 +18,7 @@ from regard.train import check
 if TYPE_CHECKING:
     from regard.data import Interactions
     from regard.layers import Step
-    from regard.sequence_model import Initial
+    from regard.sequence_model import Beginning, Initial
 
 _TIME_BUCKETS = 128  # of time_bias: 32 doublings of seconds
 _ITEMS, _OUTPUT = "items.weight", "output.weight"
@@ -27,6 +29,7 @@ CHOICES = {
     "activation": ("relu", "gelu", "silu"),
     "residual": ("add", "gate"),
     "positions": ("absolute", "relative", "none"),
+    "attention_init": ("normal", "identity"),
     "output_table": ("tied", "separate"),
     "precision": ("highest", "high", "medium"),
 }
@@ -58,6 +61,10 @@ class SelfAttentionRecommender(SequenceModel):
         ``x + y`` around each sub-layer, or ``x + sigmoid(W x + b) * y``.
     positions : "relative", "absolute" or "none"
         A learned score per head and distance, or a learned vector per place counted from the window's start.
+    attention_init : "normal" or "identity"
+        How the maps of attention begin: drawn like every matrix, or, value and output, as the identity, query and key
+        as half of it: attention then begins as the sum of the events' own vectors, weighted by their likeness to the
+        newest; with few events that is hard to learn (compare Trockman and Kolter 2023, arXiv:2305.09828).
     time_bias : bool, default False
         A learned score per head and time from an event to the one that is foretold, four steps to a doubling of the
         seconds (the bias of HSTU; Zhai et al. 2024, arXiv:2402.17152), and a learned vector for the time from each
@@ -135,6 +142,7 @@ class SelfAttentionRecommender(SequenceModel):
         activation: str = "relu",
         residual: str = "add",
         positions: str = "relative",
+        attention_init: str = "normal",
         time_bias: bool = False,
         output_table: str = "tied",
         normalize_items: bool = False,
@@ -161,8 +169,9 @@ class SelfAttentionRecommender(SequenceModel):
     ) -> None:
         self.dim, self.n_blocks, self.n_heads, self.ffn_dim = dim, n_blocks, n_heads, ffn_dim
         self.max_len, self.dropout, self.norm, self.ffn, self.activation = max_len, dropout, norm, ffn, activation
-        self.residual, self.positions, self.output_table = residual, positions, output_table
-        self.normalize_items, self.item_features, self.time_bias = normalize_items, item_features, time_bias
+        self.residual, self.positions, self.attention_init = residual, positions, attention_init
+        self.time_bias, self.output_table = time_bias, output_table
+        self.normalize_items, self.item_features = normalize_items, item_features
         self.windows, self.loss, self.n_negatives, self.negatives = windows, loss, n_negatives, negatives
         self.logq_correction, self.gbce_t, self.optimizer = logq_correction, gbce_t, optimizer
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
@@ -235,12 +244,13 @@ class SelfAttentionRecommender(SequenceModel):
         ]
 
     def parameters(self, n_items: int) -> dict[str, Initial]:
-        """Matrices from N(0, 1 / fan in), item vectors from N(0, 1 / dim^2), biases 0, norms 1."""
+        """Matrices from N(0, 1 / fan in) or the identity, item vectors from N(0, 1 / dim^2), biases 0, norms 1."""
         dim, ffn = self.dim, self.ffn_dim or self.dim
         params: dict[str, Initial] = {}
 
-        def linear(name: str, n_out: int, n_in: int) -> None:
-            params[f"{name}.weight"], params[f"{name}.bias"] = ((n_out, n_in), 1 / math.sqrt(n_in)), ((n_out,), 0.0)
+        def linear(name: str, n_out: int, n_in: int, begins: Beginning = None) -> None:
+            params[f"{name}.weight"] = (n_out, n_in), 1 / math.sqrt(n_in) if begins is None else begins
+            params[f"{name}.bias"] = (n_out,), 0.0
 
         def norm(name: str) -> None:
             params[f"{name}.weight"] = (dim,), None
@@ -257,8 +267,9 @@ class SelfAttentionRecommender(SequenceModel):
         for i in range(self.n_blocks):
             b = f"blocks.{i}"
             norm(f"{b}.attention_norm")
-            for part in ("query", "key", "value", "out"):
-                linear(f"{b}.attention.{part}", dim, dim)
+            for part, factor in {"query": 0.5, "key": 0.5, "value": 1, "out": 1}.items():
+                identity = factor * np.eye(dim, dtype=np.float32) if self.attention_init == "identity" else None
+                linear(f"{b}.attention.{part}", dim, dim, identity)
             if self.positions == "relative":
                 params[f"{b}.attention.distance_bias"] = (self.n_heads, self.max_len), 0.0
             if self.time_bias:
