@@ -138,9 +138,11 @@ def test_queries_and_keys_of_different_numbers_follow_the_formula(mask, isa, rng
 @every_mask
 @pytest.mark.parametrize("n_distances", [3, 7, 401])  # the gradient of a single one is 0, and no measure
 def test_distance_bias_and_its_gradient_follow_the_formula(mask, n_distances, isa, rng):
-    bias = rng.standard_normal((2, n_distances)).astype(np.float32)
-    arrays = batch(rng, [0, 1, 13, 49, 130, 20, 5], [3, 1, 13, 49, 130, 5, 20], 2, 8)
-    check(*arrays, **mask, bias=bias)
+    def draw():
+        bias = rng.standard_normal((2, n_distances)).astype(np.float32)
+        return batch(rng, [0, 1, 13, 49, 130, 20, 5], [3, 1, 13, 49, 130, 5, 20], 2, 8), mask | {"bias": bias}
+
+    reference.assert_draws_within_rule(*several(draw))
 
 
 @every_mask
@@ -151,9 +153,12 @@ def test_dropped_weights_are_those_of_the_reference_generator(mask, p, isa, rng)
 
 
 def test_dropout_and_bias_work_together(isa, rng):
-    arrays = batch(rng, [13, 70], [13, 70], 2, 8)
-    bias = rng.standard_normal((2, 20)).astype(np.float32)
-    check(*arrays, causal=True, bias=bias, dropout=ops.Dropout(0.5, seed=1))
+    def draw():
+        bias = rng.standard_normal((2, 20)).astype(np.float32)
+        options = {"causal": True, "bias": bias, "dropout": ops.Dropout(0.5, seed=1)}
+        return batch(rng, [13, 70], [13, 70], 2, 8), options
+
+    reference.assert_draws_within_rule(*several(draw))
 
 
 @every_mask
