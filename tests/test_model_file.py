@@ -195,6 +195,7 @@ def test_a_truncated_file_is_refused(fitted, tmp_path, keep):
         (lambda h: h.update(format_version=3), "the header is damaged"),
         (lambda h: h.update(kind="os.system"), "unknown kind of model 'os.system'"),
         (lambda h: h["settings"].update(dim=32), "expected shape"),
+        (lambda h: h["settings"].update(dim=2**20, n_heads=2**12, attention_init="identity"), "expected shape"),
         (lambda h: h["settings"].update(evil=1), "the header is damaged"),
         (lambda h: h["settings"].pop("dim") and h["settings"].update(dim="wide"), "damaged"),
         (lambda h: h.update(steps=[]), "does not belong to the settings"),

@@ -65,7 +65,7 @@ def recipe(data: Interactions, preset: str = "best") -> dict[str, Any]:
     batch_size, epochs = {"best": (64, 40), "fast": (32, 20)}[preset] if long else (128, 30)
     if not long:
         epochs = max(10, min(epochs, _MOST_STEPS * batch_size // max(data.n_users, 1)))
-    few = data.n_users * epochs < _STEPS * batch_size
+    full = batch_size
     while batch_size > 8 and data.n_users * epochs < _STEPS * batch_size:
         batch_size //= 2
     return {
@@ -78,5 +78,5 @@ def recipe(data: Interactions, preset: str = "best") -> dict[str, Any]:
         "ffn_dim": 4 * dim if data.n_events >= 500_000 else None,
         "batch_size": batch_size,
         "epochs": epochs,
-        "weight_averaging": preset == "best" and (few or not long),
+        "weight_averaging": preset == "best" and (not long or batch_size < full),
     }

@@ -11,10 +11,9 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regard import _core, model_file, ops
 from regard.checkpoint import Checkpoint
@@ -32,17 +31,26 @@ from regard.timed import TimedHistories
 from regard.train import Callback, Settings, train
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from regard.cuda.model import DeviceModel
     from regard.sessions import Session
     from regard.splits import Holdout
 
     Parameters = dict[str, NDArray[np.float32]]
 
-# Standard deviation of the normal distribution; what it is; None: all 1
-Beginning = float | NDArray[np.float32] | None
-Initial = tuple[tuple[int, ...], Beginning]  # shape, and how it begins
 _ROWS = 512  # of a weight drawn together
 _QUANTIZED = 1024  # items from which an 8-bit copy of them pays
+
+
+class Identity(NamedTuple):
+    """A square matrix that begins as so many times the identity."""
+
+    factor: float
+
+
+Beginning = float | Identity | None  # standard deviation of the normal distribution, or None: all 1
+Initial = tuple[tuple[int, ...], Beginning]  # shape, and how it begins
 
 
 class SequenceModel(GrowingModel):
@@ -81,8 +89,8 @@ class SequenceModel(GrowingModel):
         rng = np.random.default_rng(self.random_state)
         params: Parameters = {}
         for name, (shape, scale) in self._with_features(self.parameters(n_items)).items():
-            if isinstance(scale, np.ndarray):
-                params[name] = scale.copy()
+            if isinstance(scale, Identity):
+                params[name] = scale.factor * np.eye(*shape, dtype=np.float32)
                 continue
             params[name] = np.ones(shape, np.float32) if scale is None else np.zeros(shape, np.float32)
             if scale:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from regard.recipes import recipe
-from regard.sequence_model import SequenceModel
+from regard.sequence_model import Identity, SequenceModel
 from regard.train import check
 
 if TYPE_CHECKING:
@@ -268,7 +266,7 @@ class SelfAttentionRecommender(SequenceModel):
             b = f"blocks.{i}"
             norm(f"{b}.attention_norm")
             for part, factor in {"query": 0.5, "key": 0.5, "value": 1, "out": 1}.items():
-                identity = factor * np.eye(dim, dtype=np.float32) if self.attention_init == "identity" else None
+                identity = Identity(factor) if self.attention_init == "identity" else None
                 linear(f"{b}.attention.{part}", dim, dim, identity)
             if self.positions == "relative":
                 params[f"{b}.attention.distance_bias"] = (self.n_heads, self.max_len), 0.0
