@@ -112,8 +112,9 @@ def test_reference_gradients_are_those_of_central_differences(what, how, rng):
 @every_case
 @pytest.mark.parametrize("dim", [1, 3, 16, 33])
 def test_sequences_of_every_length_follow_the_formula(what, how, dim, isa, rng):
-    draws = [three_ways(what, draw(what, rng, LENGTHS, dim, how)) for _ in range(4)]
-    reference.assert_typical_error_within_rule(draws, NAMES[what])
+    n = 16 if what == "unit" else 1  # a gradient of five numbers
+    draws = [three_ways(what, draw(what, rng, LENGTHS, dim, how)) for _ in range(n)]
+    reference.assert_draws_within_rule(draws, NAMES[what])
 
 
 @pytest.mark.parametrize("hidden", [(1, 1), (16, 1), (17, 33), (36, 64), (80, 40)])
