@@ -22,6 +22,7 @@ SETTINGS = {
     "softmax": {},
     "averaged": {"weight_averaging": True, "normalize_items": True},
     "sampled": {"loss": "sampled_softmax", "n_negatives": 6, "negatives": "popularity", "output_table": "separate"},
+    "pointer": {"pointer": True, "loss": "sampled_softmax", "n_negatives": 6, "output_table": "separate"},
     "adagrad": {"optimizer": "adagrad", "loss": "gbce", "n_negatives": 6},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.1, "windows": "last"},
 }

@@ -8,7 +8,7 @@ import pandas
 import polars
 import pyarrow
 import pytest
-from small_models import chains, small
+from small_models import chains, returning, small
 
 import regard
 from regard import ItemFeatures
@@ -136,10 +136,12 @@ def colours(n_items=12):
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
 @pytest.mark.parametrize("output_table", ["tied", "separate"])
-@pytest.mark.parametrize("normalize_items", [False, True], ids=["free", "unit"])
-def test_gradients_of_the_item_vectors_are_those_of_differences(loss, output_table, normalize_items, rng):
-    data = chains().with_features(colours())
-    how = {"output_table": output_table, "normalize_items": normalize_items}
+@pytest.mark.parametrize(
+    "how", [{}, {"normalize_items": True}, {"pointer": True}, {"pointer": True, "normalize_items": True}], ids=str
+)
+def test_gradients_of_the_item_vectors_are_those_of_differences(loss, output_table, how, rng):
+    data = returning().with_features(colours())
+    how = how | {"output_table": output_table}
     model = small(loss=loss, n_negatives=9, dropout=0.0, activation="gelu", precision="highest", **how)
     model._set_catalogue(data)
     model.features_ = EncodedFeatures.fit(data.features, data.item_ids)
@@ -159,7 +161,8 @@ def test_gradients_of_the_item_vectors_are_those_of_differences(loss, output_tab
     grads = {name: gradient.copy() for name, gradient in value()[2].items()}
     tables = {"items"} | ({"output"} if output_table == "separate" else set())
     parts = ("categories", "map", *(["weight"] if loss == "softmax" else []))  # sampled: its rows alone
-    for name in [f"{table}.{part}" for table in sorted(tables) for part in parts]:
+    names = [f"{table}.{part}" for table in sorted(tables) for part in parts]
+    for name in names + (["pointer.weight"] if model.pointer else []):
         gradient = grads[name]
         for place in [(0, 0), (1, 2), (2, 1)]:
             before, sides = params[name][place], []

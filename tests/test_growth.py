@@ -143,7 +143,7 @@ def test_an_unfitted_model_says_so(name):
 
 def test_whatever_becomes_of_the_catalogue_its_8_bit_copy_is_of_the_vectors_as_they_are(monkeypatch, tmp_path, rng):
     """Answers, between all the ways to change a model, are those of float32 scores in a plain sort."""
-    monkeypatch.setattr("regard.sequence_model._QUANTIZED", 1)
+    monkeypatch.setattr("regard.sequence_answers._QUANTIZED", 1)
     items = np.concatenate([np.arange(700), rng.integers(0, 700, 500)])
     data = regard.Interactions(np.arange(1200) // 6, rng.permutation(items))
 
@@ -163,8 +163,6 @@ def test_whatever_becomes_of_the_catalogue_its_8_bit_copy_is_of_the_vectors_as_t
     check(regard.load(tmp_path / "model"))
 
 
-def test_without_many_items_or_with_allowed_ones_no_8_bit_copy_is_made(fitted, monkeypatch):
+def test_without_many_items_no_8_bit_copy_is_made(fitted):
     fitted.recommend([[101, 102]], k=2)
-    monkeypatch.setattr("regard.sequence_model._QUANTIZED", 1)
-    fitted.recommend([[101, 102]], k=2, allow_items=[103, 104])
     assert fitted._quantized is None

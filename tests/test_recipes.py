@@ -28,6 +28,16 @@ def test_items_are_normalised_where_histories_are_short_and_items_not_rare():
     assert [recipe(some)["normalize_items"] for some in (often, rare, long)] == [True, False, False]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_pointer_is_there_where_a_tenth_of_the_events_are_returns(preset):
+    def at_a_tenth(n_users, n_returning):
+        items = np.tile(np.arange(11), (n_users, 1))
+        items[:n_returning, 10] = 0
+        return Interactions(np.repeat(np.arange(n_users), 11), items.ravel())
+
+    assert [recipe(at_a_tenth(20, n), preset)["pointer"] for n in (0, 20, 19)] == [False, True, False]
+
+
 def test_the_fast_preset_goes_through_long_histories_less_often():
     some = data(20, 60, 100)
     assert recipe(some, "fast")["epochs"] < recipe(some, "best")["epochs"]

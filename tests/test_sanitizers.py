@@ -51,7 +51,7 @@ def test_no_sanitizer_complains(sanitizers, rounds, tmp_path):
     models = [
         untrained(rng, 1100, dim=8, n_heads=2),
         untrained(rng, 30, positions="absolute", norm="rms", ffn="gated", residual="gate", output_table="separate"),
-        untrained(rng, 30, time_bias=True, dim=7),
+        untrained(rng, 30, time_bias=True, dim=7, pointer=True),
     ]
     models[1].item_ids_ = np.array(sorted(f"é{i:02}" for i in range(30)))
     paths = [str(saved(tmp_path / f"m{i}", model)) for i, model in enumerate(models)]

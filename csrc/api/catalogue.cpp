@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "api/check.h"
+#include "api/losses.h"
 
 using namespace regard;
 
@@ -41,7 +41,7 @@ struct Negatives {
 
 // Rows are cut into parts, each with a gradient of the negatives of its own, added in the order of the parts. Then
 // every part of the items takes what belongs to it.
-void sampled(const regard_sampled_loss& a, double* loss) {
+void sampled(const regard_sampled_loss& a, const Beside* beside, double* loss) {
   const Negatives negatives(a);
   const int64_t width = a.n_negatives * a.dim;
   std::vector<float> dtargets(static_cast<size_t>(a.n)), dnegatives(static_cast<size_t>(width));
@@ -59,7 +59,8 @@ void sampled(const regard_sampled_loss& a, double* loss) {
                      a.dim,
                      1.0 / static_cast<double>(a.n),
                      a.binary == 0,
-                     static_cast<float>(a.beta)};
+                     static_cast<float>(a.beta),
+                     beside};
   const Kernels& use = kernels();
   const Parts parts(a.n, std::clamp<int64_t>(kPartialFloats / width, 1, 16), 256);
   std::vector<float> partial(static_cast<size_t>(parts.count * width));
@@ -77,32 +78,33 @@ void sampled(const regard_sampled_loss& a, double* loss) {
 
 }  // namespace
 
+void regard::sampled_loss_value_and_grad(regard_sampled_loss* a, const Beside* beside) {
+  require(a, "args");
+  check_catalogue(a->h, a->item_vectors, a->n, a->n_items, a->dim);
+  check_ids(a->targets, a->n, a->n_items, "targets");
+  if (a->n_negatives < 1 || a->n_negatives > kMaxNegatives)
+    invalid("negatives", "1 to " + std::to_string(kMaxNegatives) + " items", std::to_string(a->n_negatives));
+  check_ids(a->negatives, a->n_negatives, a->n_items, "negatives");
+  if (a->binary != 0 && a->log_expected != nullptr) invalid("log_expected", "none with the loss bce", "an array");
+  for (int64_t j = 0; j < a->n_negatives && a->log_expected != nullptr; ++j)
+    if (!std::isfinite(a->log_expected[j]))
+      invalid("log_expected", "finite numbers", std::to_string(a->log_expected[j]) + " at place " + std::to_string(j));
+  if (a->binary == 0 && a->beta != 1.0) invalid("beta", "1 with the loss softmax", std::to_string(a->beta));
+  if (!(a->beta >= 0.0 && std::isfinite(a->beta))) invalid("beta", "at least 0", std::to_string(a->beta));
+  require(a->dh, "dh", a->n);
+  require(a->ditem_vectors, "ditem_vectors");
+  a->loss = 0.0;
+  if (a->n == 0) return;
+  std::vector<double> loss(static_cast<size_t>(a->n));
+  sampled(*a, beside, loss.data());
+  for (const double value : loss) a->loss += value;
+  a->loss /= static_cast<double>(a->n);
+}
+
 extern "C" {
 
 regard_status regard_sampled_loss_value_and_grad(regard_sampled_loss* a) {
-  return guarded([&] {
-    require(a, "args");
-    check_catalogue(a->h, a->item_vectors, a->n, a->n_items, a->dim);
-    check_ids(a->targets, a->n, a->n_items, "targets");
-    if (a->n_negatives < 1 || a->n_negatives > kMaxNegatives)
-      invalid("negatives", "1 to " + std::to_string(kMaxNegatives) + " items", std::to_string(a->n_negatives));
-    check_ids(a->negatives, a->n_negatives, a->n_items, "negatives");
-    if (a->binary != 0 && a->log_expected != nullptr) invalid("log_expected", "none with the loss bce", "an array");
-    for (int64_t j = 0; j < a->n_negatives && a->log_expected != nullptr; ++j)
-      if (!std::isfinite(a->log_expected[j]))
-        invalid("log_expected", "finite numbers",
-                std::to_string(a->log_expected[j]) + " at place " + std::to_string(j));
-    if (a->binary == 0 && a->beta != 1.0) invalid("beta", "1 with the loss softmax", std::to_string(a->beta));
-    if (!(a->beta >= 0.0 && std::isfinite(a->beta))) invalid("beta", "at least 0", std::to_string(a->beta));
-    require(a->dh, "dh", a->n);
-    require(a->ditem_vectors, "ditem_vectors");
-    a->loss = 0.0;
-    if (a->n == 0) return;
-    std::vector<double> loss(static_cast<size_t>(a->n));
-    sampled(*a, loss.data());
-    for (const double value : loss) a->loss += value;
-    a->loss /= static_cast<double>(a->n);
-  });
+  return guarded([&] { sampled_loss_value_and_grad(a, nullptr); });
 }
 
 }  // extern "C"

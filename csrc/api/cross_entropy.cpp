@@ -3,7 +3,7 @@
 #include <iterator>
 #include <numeric>
 
-#include "api/check.h"
+#include "api/losses.h"
 
 using namespace regard;
 
@@ -124,6 +124,21 @@ bool one_pass(const CrossEntropy& args, int64_t n, Precision precision, float* d
 
 }  // namespace
 
+void regard::cross_entropy_value_and_grad(regard_cross_entropy* a, const Beside* beside) {
+  require(a, "args");
+  Loss loss(*a, false);
+  loss.args.beside = beside;
+  require(a->dh, "dh", a->n);
+  require(a->ditem_vectors, "ditem_vectors");
+  if (a->precision < kHighest || a->precision > kMedium)
+    invalid("precision", "0 (highest), 1 (high) or 2 (medium)", std::to_string(a->precision));
+  if (!one_pass(loss.args, a->n, static_cast<Precision>(a->precision), a->ditem_vectors)) {
+    forward(loss.args, a->n);
+    backward(loss.args, a->n, a->dh, a->ditem_vectors);
+  }
+  a->loss = loss.mean(*a);
+}
+
 extern "C" {
 
 regard_status regard_cross_entropy_forward(regard_cross_entropy* a) {
@@ -147,19 +162,7 @@ regard_status regard_cross_entropy_backward(regard_cross_entropy* a) {
 }
 
 regard_status regard_cross_entropy_value_and_grad(regard_cross_entropy* a) {
-  return guarded([&] {
-    require(a, "args");
-    Loss loss(*a, false);
-    require(a->dh, "dh", a->n);
-    require(a->ditem_vectors, "ditem_vectors");
-    if (a->precision < kHighest || a->precision > kMedium)
-      invalid("precision", "0 (highest), 1 (high) or 2 (medium)", std::to_string(a->precision));
-    if (!one_pass(loss.args, a->n, static_cast<Precision>(a->precision), a->ditem_vectors)) {
-      forward(loss.args, a->n);
-      backward(loss.args, a->n, a->dh, a->ditem_vectors);
-    }
-    a->loss = loss.mean(*a);
-  });
+  return guarded([&] { cross_entropy_value_and_grad(a, nullptr); });
 }
 
 }  // extern "C"

@@ -212,6 +212,33 @@ regard_status regard_encode(const regard_model* handle, const regard_histories* 
   });
 }
 
+regard_status regard_model_gains(const regard_model* handle, const regard_histories* histories, const float* h,
+                                 int32_t* items, float* gains, int64_t* counts) {
+  return guarded([&] {
+    require(histories, "histories");
+    const auto model = models().get(handle);
+    const Histories all = checked(*histories, *model);
+    const Encoder& encoder = model->encoder();
+    if (!encoder.points()) invalid("model", "one with a pointer", "one without");
+    const int64_t n = histories->n, total = all.offsets[n];
+    require(h, "h", n);
+    require(items, "items", total);
+    require(gains, "gains", total);
+    require(counts, "counts", n);
+    const CallScratch memory(3 * total);
+    auto* memory_of = reinterpret_cast<Gain*>(memory.data());
+    Parts(n, 64, 16).each([&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t at = all.offsets[i];
+        Gain* mine = memory_of + at;
+        counts[i] = encoder.gains(h + i * encoder.dim(), all.items + at, all.offsets[i + 1] - at, mine,
+                                  memory.data() + 2 * total + at);
+        for (int64_t x = 0; x < counts[i]; ++x) items[at + x] = mine[x].item, gains[at + x] = mine[x].gain;
+      }
+    });
+  });
+}
+
 regard_status regard_recommend(const regard_model* handle, const regard_recommend_args* args) {
   return guarded([&] {
     const auto model = models().get(handle);

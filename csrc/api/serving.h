@@ -16,4 +16,9 @@ typedef struct regard_tensor {
 REGARD_API regard_status regard_model_create(const char* header, const regard_tensor* tensors, int64_t n,
                                              regard_model** model);
 
+// Of a model with a pointer, what it adds to the scores of the items of each history; h: (n, dim), the histories
+// encoded. items, gains: (offsets[n]), those of a history from its offset on, sorted, counts: (n) how many there are.
+REGARD_API regard_status regard_model_gains(const regard_model* model, const regard_histories* histories,
+                                            const float* h, int32_t* items, float* gains, int64_t* counts);
+
 }  // extern "C"

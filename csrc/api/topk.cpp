@@ -103,20 +103,28 @@ regard_status regard_quantize_items(const float* item_vectors, int64_t n_items, 
 
 regard_status regard_rank_counts(const float* h, const float* item_vectors, int64_t n, int64_t n_items, int64_t dim,
                                  const int64_t* target_offsets, const int32_t* targets, const int64_t* deny_offsets,
-                                 const int32_t* deny, int64_t* above, int64_t* equal) {
+                                 const int32_t* deny, const int64_t* gain_offsets, const int32_t* gaining,
+                                 const float* gains, int64_t* above, int64_t* equal) {
   return guarded([&] {
     check_catalogue(h, item_vectors, n, n_items, dim);
     check_offsets(target_offsets, n, "target_offsets");
     check_ids(targets, target_offsets[n], n_items, "targets");
     require(above, "above", target_offsets[n]);
     require(equal, "equal", target_offsets[n]);
-    RankCounts args{h, item_vectors, n_items, dim, target_offsets, nullptr, targets, nullptr, above, equal};
+    RankCounts args{h,       item_vectors, n_items, dim,     target_offsets, nullptr, targets,
+                    nullptr, above,        equal,   nullptr, nullptr,        nullptr};
     std::vector<int32_t> sorted;
     if (deny_offsets != nullptr) {
       check_offsets(deny_offsets, n, "deny_offsets");
       check_ids(deny, deny_offsets[n], n_items, "deny");
       sorted = sorted_rows(deny_offsets, deny, n);
       args.deny_at = deny_offsets, args.deny = sorted.data();
+    }
+    if (gain_offsets != nullptr) {
+      check_offsets(gain_offsets, n, "gain_offsets");
+      check_ids(gaining, gain_offsets[n], n_items, "gaining");
+      require(gains, "gains", gain_offsets[n]);
+      args.gains_at = gain_offsets, args.gaining = gaining, args.gains = gains;
     }
     const Kernels& use = kernels();
     each_row_block(n, [&](int64_t begin, int64_t end) {

@@ -61,11 +61,27 @@ typedef struct regard_sampled_loss {
 
 REGARD_API regard_status regard_sampled_loss_value_and_grad(regard_sampled_loss*);
 
-// above, equal: per target, without denied items and the target itself. Offsets (n + 1).
+// Either loss, where items of the history have a second way to be the answer: event k of a sequence adds, from its own
+// place on, exp(by_age[t][t - k]) to exp of its item's score. Row t is the place of event t.
+typedef struct regard_pointer {
+  const int32_t* items;       // (n): of the events, rows of item_vectors
+  const int64_t* cu_seqlens;  // (batch + 1), the last n
+  int64_t batch;
+  const float* by_age;  // (n, n_ages)
+  int64_t n_ages;       // at least the length of the longest sequence
+  float* dby_age;       // (n, n_ages), written
+} regard_pointer;
+// One of full and sampled, without row_weights and not binary; the other is NULL.
+REGARD_API regard_status regard_pointer_loss_value_and_grad(const regard_pointer*, regard_cross_entropy* full,
+                                                            regard_sampled_loss* sampled);
+
+// above, equal: per target, without denied items and the target itself. Offsets (n + 1). gaining: items of each row,
+// once each, of which exp of the score gains exp(gains); or NULL.
 REGARD_API regard_status regard_rank_counts(const float* h, const float* item_vectors, int64_t n, int64_t n_items,
                                             int64_t dim, const int64_t* target_offsets, const int32_t* targets,
-                                            const int64_t* deny_offsets, const int32_t* deny, int64_t* above,
-                                            int64_t* equal);
+                                            const int64_t* deny_offsets, const int32_t* deny,
+                                            const int64_t* gain_offsets, const int32_t* gaining, const float* gains,
+                                            int64_t* above, int64_t* equal);
 
 // activation: 0 none, 1 relu, 2 gelu, 3 silu, 4 sigmoid
 typedef struct regard_linear_map {

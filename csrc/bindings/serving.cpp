@@ -85,6 +85,13 @@ class ServingModel {
 
   void encode(const py::object& items, const py::object& offset, const py::object& times, const py::object& asked_at,
               const py::object& h) const {
+    const regard_histories all = histories_of(items, offset, times, asked_at);
+    float* to = out<float>(h, "h", {all.n, info_.dim});
+    call([&] { return regard_encode(model_, &all, to); });
+  }
+
+  regard_histories histories_of(const py::object& items, const py::object& offset, const py::object& times,
+                                const py::object& asked_at) const {
     regard_histories all{};
     all.struct_size = sizeof all;
     const int64_t total = shape_of(items, "items", 1)[0];
@@ -93,8 +100,44 @@ class ServingModel {
     all.n = shape_of(offset, "offsets", 1)[0] - 1;
     all.times = in_or_null<int64_t>(times, "times", {total});
     all.asked_at = in_or_null<int64_t>(asked_at, "asked_at", {all.n});
-    float* to = out<float>(h, "h", {all.n, info_.dim});
-    call([&] { return regard_encode(model_, &all, to); });
+    return all;
+  }
+
+  // Items (n, k), best first, and their scores; lists of allowed and denied items with their offsets, or None.
+  py::tuple recommend(const py::object& items, const py::object& offset, const py::object& times,
+                      const py::object& asked_at, int64_t k, const py::object& allow_offsets, const py::object& allow,
+                      const py::object& deny_offsets, const py::object& deny) const {
+    const regard_histories all = histories_of(items, offset, times, asked_at);
+    regard_recommend_args args{};
+    args.struct_size = sizeof args;
+    args.histories = &all, args.k = k;
+    const auto list = [&](const py::object& ends, const py::object& values, const char* name, const int64_t*& at,
+                          const int32_t*& of) {
+      if (ends.is_none()) return;
+      const int64_t total = shape_of(values, name, 1)[0];
+      of = in<int32_t>(values, name, {total}), at = offsets(ends, name, all.n, total);
+    };
+    list(allow_offsets, allow, "allow", args.allow_offsets, args.allow);
+    list(deny_offsets, deny, "deny", args.deny_offsets, args.deny);
+    py::array_t<int32_t> found({all.n, k});
+    py::array_t<float> scores({all.n, k});
+    std::vector<uint8_t> flags(static_cast<size_t>(all.n));
+    args.items = found.mutable_data(), args.scores = scores.mutable_data(), args.flags = flags.data();
+    call([&] { return regard_recommend(model_, &args); });
+    return py::make_tuple(found, scores);
+  }
+
+  // Of a model with a pointer, what it adds to the scores of the items of each history.
+  void gains(const py::object& items, const py::object& offset, const py::object& times, const py::object& asked_at,
+             const py::object& h, const py::object& found, const py::object& found_gains,
+             const py::object& counts) const {
+    const regard_histories all = histories_of(items, offset, times, asked_at);
+    const int64_t total = shape_of(items, "items", 1)[0];
+    const auto* rows = in<float>(h, "h", {all.n, info_.dim});
+    auto* of = out<int32_t>(found, "found", {total});
+    auto* more = out<float>(found_gains, "gains", {total});
+    auto* numbers = out<int64_t>(counts, "counts", {all.n});
+    call([&] { return regard_model_gains(model_, &all, rows, of, more, numbers); });
   }
 
   // Items of plain ids, -1 where there is none; null for anything else. They serve a thread's next call.
@@ -226,6 +269,11 @@ void bind_serving(py::module_& m) {
       .def(py::init<const std::string&, const py::dict&>(), py::arg("header"), py::arg("tensors"))
       .def("encode", &ServingModel::encode, py::arg("items"), py::arg("offsets"), py::arg("times"), py::arg("asked_at"),
            py::arg("h"))
+      .def("gains", &ServingModel::gains, py::arg("items"), py::arg("offsets"), py::arg("times"), py::arg("asked_at"),
+           py::arg("h"), py::arg("found"), py::arg("gains"), py::arg("counts"))
+      .def("recommend", &ServingModel::recommend, py::arg("items"), py::arg("offsets"), py::arg("times"),
+           py::arg("asked_at"), py::arg("k"), py::arg("allow_offsets"), py::arg("allow"), py::arg("deny_offsets"),
+           py::arg("deny"))
       .def("recommend_one", &ServingModel::recommend_one, py::arg("history"), py::arg("k"), py::arg("exclude_seen"));
   py::class_<ServingSession>(m, "ServingSession")
       .def(py::init<py::object>(), py::arg("model"))

@@ -67,9 +67,13 @@ void bind_topk(py::module_& m) {
   m.def(
       "rank_counts",
       [](const py::object& h, const py::object& items, const py::object& target_offsets, const py::object& targets,
-         const py::object& deny_offsets, const py::object& deny, const py::object& above, const py::object& equal) {
+         const py::object& deny_offsets, const py::object& deny, const py::object& above, const py::object& equal,
+         const py::object& gain_offsets, const py::object& gaining, const py::object& gains) {
         const Shape rows = shape_of(h, "h", 2);
         const int64_t n_items = shape_of(items, "item_vectors", 2)[0];
+        const Lists gain(gain_offsets, gaining, "gaining", rows[0]);
+        const float* by =
+            gain.at == nullptr ? nullptr : in<float>(gains, "gains", {shape_of(gaining, "gaining", 1)[0]});
         const Lists wanted(target_offsets, targets, "targets", rows[0]), denied(deny_offsets, deny, "deny", rows[0]);
         const int64_t n_targets = shape_of(targets, "targets", 1)[0];
         const float* left = in<float>(h, "h", rows);
@@ -78,11 +82,12 @@ void bind_topk(py::module_& m) {
         int64_t* same = out<int64_t>(equal, "equal", {n_targets});
         call([&] {
           return regard_rank_counts(left, right, rows[0], n_items, rows[1], wanted.at, wanted.values, denied.at,
-                                    denied.values, higher, same);
+                                    denied.values, gain.at, gain.values, by, higher, same);
         });
       },
       py::arg("h"), py::arg("item_vectors"), py::arg("target_offsets"), py::arg("targets"), py::arg("deny_offsets"),
-      py::arg("deny"), py::arg("above"), py::arg("equal"));
+      py::arg("deny"), py::arg("above"), py::arg("equal"), py::arg("gain_offsets") = py::none(),
+      py::arg("gaining") = py::none(), py::arg("gains") = py::none());
 }
 
 }  // namespace regard

@@ -3,6 +3,11 @@
 //   s[v] = h·item[v],  lse = log sum_v exp(s[v]),  loss = lse - s[target]
 //   ds[v] = w (exp(s[v] - lse) - [v = target]),  dh = sum_v ds[v] item[v],  ditem[v] = sum over rows of ds[v] h
 //
+// With A and T `beside`, exp(A) joins the sum of all items and exp(T) the target's part of it:
+//
+//   whole = log(exp(lse) + exp(A)),  whole_target = log(exp(s[target]) + exp(T)),  loss = whole - whole_target
+//   ds[v] = w (exp(s[v] - whole) - [v = target] exp(s[v] - whole_target))
+//
 // A row of weight 0 is left out, whatever it holds: not even a NaN in it reaches the gradients.
 //
 // The logits exist for one block of rows and one tile of items at a time, so `backward` computes them anew: four
@@ -37,7 +42,14 @@ static void cross_entropy_forward(const CrossEntropy& a, int64_t row_begin, int6
   }
   for (int64_t i = row_begin; i < row_end; ++i) {
     a.lse[i] = state[i - row_begin].lse();
-    a.loss[i] += a.lse[i];
+    if (a.beside != nullptr) {
+      const double target = -a.loss[i];
+      a.beside->whole[i] = log_of_both(a.lse[i], a.beside->all[i]);
+      a.beside->whole_target[i] = log_of_both(target, a.beside->target[i]);
+      a.loss[i] = a.beside->whole[i] - a.beside->whole_target[i];
+    } else {
+      a.loss[i] += a.lse[i];
+    }
   }
 }
 
@@ -61,9 +73,11 @@ static void cross_entropy_backward(const CrossEntropy& a, int64_t row_begin, int
           memset(si, 0, static_cast<size_t>(items) * sizeof(float));
           continue;
         }
-        probabilities(si, a.lse[row + i], items, si);
         const int64_t target = a.targets[row + i] - item;
-        if (target >= 0 && target < items) si[target] -= 1.0f;
+        const bool here = target >= 0 && target < items;
+        const double logit = here ? static_cast<double>(si[target]) : 0.0;
+        probabilities(si, a.beside ? a.beside->whole[row + i] : a.lse[row + i], items, si);
+        if (here) si[target] -= a.beside ? static_cast<float>(exp(logit - a.beside->whole_target[row + i])) : 1.0f;
         const vf w = splat(a.weights[row + i]);
         for (int64_t v = 0; v < items; v += VW) store(si + v, load(si + v) * w);
       }

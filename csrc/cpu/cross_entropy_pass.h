@@ -7,9 +7,10 @@
 // no sum across a register, the catalogue is read as it is, and h is what gets packed. `top` is the greatest score of
 // the first tile and rises only when a later score exceeds it by kHeadroom: exp has room for that, and what is smaller
 // than top by 87 vanishes beside it. The target's place is left out of p and comes back with its exact gradient
-// -w (1 - p[target]), in which nothing cancels.
+// -w (1 - p[target]), in which nothing cancels. What is `beside` joins the sums at the end; see cross_entropy.h.
 #pragma once
 #include "cpu/bf16.h"
+#include "cpu/softmax.h"
 #include "cpu/tile.h"
 
 namespace regard {
@@ -327,13 +328,25 @@ static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float*
 
   float factors[kPieceRows] = {0};
   for (int64_t i = 0; i < rows; ++i) {
-    const double base = top[i] == -INFINITY ? 0.0 : static_cast<double>(top[i]);
-    const double sum = others[i] + exp(logit[i] - base), w = static_cast<double>(a.weights[first + i]);
+    double base = top[i] == -INFINITY ? 0.0 : static_cast<double>(top[i]);
+    double rest = others[i], kept_part = 1.0, elsewhere = 0.0;  // elsewhere: the part of the target that is beside
+    if (a.beside != nullptr) {
+      const double beside = a.beside->all[first + i], more = a.beside->target[first + i];
+      if (beside > base) kept_part = exp(base - beside), base = beside;
+      rest = rest * kept_part + exp(beside - base);
+      a.beside->whole_target[first + i] = log_of_both(logit[i], more);
+      elsewhere = 1.0 / (1.0 + exp(logit[i] - more));
+    }
+    const double sum = rest + exp(logit[i] - base), w = static_cast<double>(a.weights[first + i]);
     a.lse[first + i] = base + log(sum);
     a.loss[first + i] = a.lse[first + i] - logit[i];
+    if (a.beside != nullptr) {
+      a.beside->whole[first + i] = a.lse[first + i];
+      a.loss[first + i] = a.lse[first + i] - a.beside->whole_target[first + i];
+    }
     if (!live[i]) continue;
-    factors[i] = static_cast<float>(w / sum);
-    const float dtarget = static_cast<float>(-w * (others[i] / sum));
+    factors[i] = static_cast<float>(w * kept_part / sum);
+    const float dtarget = static_cast<float>(-w * (rest / sum - elsewhere));
     a.dtarget[piece * kPieceRows + i] = dtarget;
     const float* target = a.items + a.targets[first + i] * dim;
     for (int64_t c = 0; c < dim; ++c)

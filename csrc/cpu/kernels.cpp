@@ -13,6 +13,7 @@
 #include "cpu/norm.h"
 #include "cpu/optimizer.h"
 #include "cpu/pair_scores.h"
+#include "cpu/pointer.h"
 #include "cpu/quantized.h"
 #include "cpu/sampled.h"
 #include "cpu/topk.h"
@@ -33,6 +34,8 @@ const Kernels table = {
     cross_entropy_backward,
     {cross_entropy_pass<Float32Form>(), cross_entropy_pass<Float32Form>(), cross_entropy_pass<Float32Form>()},
     sampled_loss,
+    pointer_forward,
+    pointer_backward,
     topk,
     topk_quantized,
     quantize_items,

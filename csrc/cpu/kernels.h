@@ -63,15 +63,21 @@ struct NewestAttention {    // of one query, see cpu/attention_newest.h
   int64_t n_buckets, time;  // time: of the query
 };
 
+struct Beside {                  // logs of what joins the sums of a loss from elsewhere, (n) each; see cpu/pointer.h
+  const double *all, *target;    // added to the sum of exp over all items, and to exp of the target's score
+  double *whole, *whole_target;  // out: the logs of both with what was added
+};
+
 struct CrossEntropy {
   const float* h;          // (n, dim)
   const float* items;      // (n_items, dim)
   const int32_t* targets;  // (n)
   const float* weights;    // (n), already divided by their sum
   double* loss;            // (n), unweighted
-  double* lse;             // (n)
+  double* lse;             // (n), without what is beside
   float* dh;               // (n, dim)
   int64_t n_items, dim;
+  const Beside* beside;  // or null
 };
 
 struct CrossEntropyBlock : CrossEntropy {  // rows [row_begin, row_end) in pieces; see cpu/cross_entropy_pass.h
@@ -107,6 +113,17 @@ struct Sampled {               // losses over k shared negatives; see cpu/sample
   double row_weight;  // 1 / n
   bool softmax;       // or binary
   float beta;
+  const Beside* beside;  // or null; softmax only
+};
+
+struct Pointer {                   // a second way for the items of a history to be the answer; see cpu/pointer.h
+  const int32_t *items, *targets;  // (n): of each event, and of the one that is foretold from there
+  const int64_t* cu_seqlens;       // (batch + 1)
+  const float* by_age;             // (n, n_ages)
+  int64_t n_ages;
+  double *all, *target;  // (n): what forward writes and backward reads
+  float row_weight;      // backward
+  float* dby_age;        // (n, n_ages): written
 };
 
 struct TopK {
@@ -125,6 +142,9 @@ struct RankCounts {
   const int64_t *targets_at, *deny_at;  // deny_at may be null
   const int32_t *targets, *deny;        // deny sorted within a row
   int64_t *above, *equal;               // per target
+  const int64_t* gains_at;              // or null: items of which exp of the score gains exp(gain), once in a row
+  const int32_t* gaining;
+  const float* gains;
 };
 
 enum Activation { kIdentity = 0, kRelu = 1, kGelu = 2, kSilu = 3, kSigmoid = 4 };
@@ -221,6 +241,9 @@ struct Kernels {
   // dnegatives: (k, dim), added to
   void (*sampled_loss)(const Sampled&, int64_t row_begin, int64_t row_end, float* dnegatives, float* scratch);
 
+  void (*pointer_forward)(const Pointer&, int64_t task_begin, int64_t task_end, float* scratch);
+  void (*pointer_backward)(const Pointer&, int64_t task_begin, int64_t task_end, float* scratch);
+
   void (*topk)(const TopK&, int64_t row_begin, int64_t row_end, float* scratch);
   void (*topk_quantized)(const TopK&, int64_t row_begin, int64_t row_end, float* scratch);  // without allow lists
   void (*quantize_items)(const float* items, int64_t n_items, int64_t dim, uint8_t* table, int64_t block_begin,
@@ -292,6 +315,7 @@ inline int64_t sampled_scratch(int64_t dim, int64_t n_negatives) {
   const int64_t wide = (dim + 15) / 16 * 16, negatives = (n_negatives + 15) / 16 * 16;
   return kRowBlock * (negatives + 4 * wide) + 1024;
 }
+inline int64_t pointer_scratch(int64_t longest) { return longest + 1024; }
 inline int64_t linear_scratch(int64_t n_in, int64_t n_out, int64_t n_maps) {
   const int64_t in = (n_in + 15) / 16 * 16;
   return (in == n_in ? 0 : n_maps * n_out * in) + kRowBlock * (in + n_out) + 1024;

@@ -3,6 +3,7 @@
 //   s[j] = h·item[negatives[j]],  t = h·item[target]
 //   softmax:  z[j] = s[j] - log_expected[j],  loss = log(exp(t) + sum_j exp(z[j])) - t
 //             dz[j] = exp(z[j]) / (exp(t) + sum),  dt = -sum / (exp(t) + sum)
+//             with A and T `beside`: exp(A) joins the sum, exp(T) joins exp(t), as in cross_entropy.h
 //   binary:   loss = (beta softplus(-t) + sum_j softplus(s[j])) / (1 + kept),  softplus(x) = log(1 + exp(x))
 //             ds[j] = sigmoid(s[j]) / (1 + kept),  dt = -beta sigmoid(-t) / (1 + kept)
 //
@@ -12,6 +13,7 @@
 // `factor`, goes to dh and to h. The target's ds goes to `dtargets`: its item may belong to another worker.
 #pragma once
 #include "cpu/activation.h"
+#include "cpu/softmax.h"
 #include "cpu/tile.h"
 
 namespace regard {
@@ -52,7 +54,8 @@ static inline float sampled_softmax(const Sampled& a, int64_t row, float logit, 
     store(s + j, z);
     top = vmax(z, top);
   }
-  const float greatest = max_lanes(top);
+  const float beside = a.beside ? static_cast<float>(a.beside->all[row]) : -INFINITY;
+  const float highest = max_lanes(top), greatest = beside > highest ? beside : highest;
   double sum = 0.0;
   for (int64_t tile = 0; tile < ld; tile += kItemTile) {
     vf total = splat(0.0f);
@@ -63,9 +66,17 @@ static inline float sampled_softmax(const Sampled& a, int64_t row, float logit, 
     }
     sum += static_cast<double>(sum_lanes(total));
   }
-  const double whole = sum + exp(static_cast<double>(logit) - static_cast<double>(greatest));
-  a.loss[row] = (static_cast<double>(greatest) - static_cast<double>(logit)) + log(whole);
-  a.dtargets[row] = static_cast<float>(-sum / whole * a.row_weight);
+  const double base = static_cast<double>(greatest), t = static_cast<double>(logit);
+  if (a.beside != nullptr) sum += exp(a.beside->all[row] - base);
+  const double whole = sum + exp(t - base);
+  double elsewhere = 0.0;  // the part of the target that is beside
+  a.loss[row] = (base - t) + log(whole);
+  if (a.beside != nullptr) {
+    a.beside->whole[row] = base + log(whole), a.beside->whole_target[row] = log_of_both(t, a.beside->target[row]);
+    a.loss[row] = a.beside->whole[row] - a.beside->whole_target[row];
+    elsewhere = 1.0 / (1.0 + exp(t - a.beside->target[row]));
+  }
+  a.dtargets[row] = static_cast<float>(-(sum / whole - elsewhere) * a.row_weight);
   return static_cast<float>(a.row_weight / whole);
 }
 

@@ -23,6 +23,12 @@ static inline void probabilities(const float* z, double lse, int64_t n, float* p
   for (int64_t j = 0; j < n; j += VW) store(p + j, row.of(load(z + j)));
 }
 
+// log(exp(a) + exp(b)); one of them may be -inf
+static inline double log_of_both(double a, double b) {
+  const double greater = a > b ? a : b;
+  return b == -INFINITY ? a : greater + log(exp(a - greater) + exp(b - greater));
+}
+
 // log of positive doubles, absolute error below 1e-12: x = 2^n m with m from sqrt(1/2) to sqrt(2), and the series of
 // log m in s = (m - 1) / (m + 1).
 static inline vd vlog(vd x) {

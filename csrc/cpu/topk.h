@@ -4,6 +4,7 @@
 // A NaN score is never chosen and never counted; a target with a NaN score has all items above it.
 #pragma once
 #include "cpu/best.h"
+#include "cpu/softmax.h"
 
 namespace regard {
 namespace REGARD_ISA_ID {
@@ -61,6 +62,10 @@ static void topk(const TopK& a, int64_t row_begin, int64_t row_end, float* scrat
   }
 }
 
+static inline float with_gain(float score, float gain) {
+  return static_cast<float>(log_of_both(static_cast<double>(score), static_cast<double>(gain)));
+}
+
 static void rank_counts(const RankCounts& a, int64_t row_begin, int64_t row_end, float* scratch) {
   float* panels = scratch;
   float* gathered = panels + kItemTile * a.dim;
@@ -80,9 +85,17 @@ static void rank_counts(const RankCounts& a, int64_t row_begin, int64_t row_end,
             const int64_t at = a.deny[x] - item;
             if (at >= 0 && at < items) si[at] = NAN;
           }
+        const int64_t more = a.gains_at ? a.gains_at[row + i] : 0;
+        const int64_t gain = a.gains_at ? a.gains_at[row + i + 1] - more : 0;
+        for (int64_t x = more; x < more + gain; ++x) {
+          const int64_t at = a.gaining[x] - item;
+          if (at >= 0 && at < items) si[at] = with_gain(si[at], a.gains[x]);
+        }
         for (int64_t t = a.targets_at[row + i]; t < a.targets_at[row + i + 1]; ++t) {
           float own[PANEL];  // the target's own score: the same chain of operations, so the same bits
           score_list(a.h + (row + i) * a.dim, a.items, a.dim, a.targets + t, 1, gathered, gathered + a.dim, own);
+          for (int64_t x = more; x < more + gain; ++x)
+            if (a.gaining[x] == a.targets[t]) own[0] = with_gain(own[0], a.gains[x]);
           const vf score = splat(own[0]);
           vi above = splat(int32_t{0}), equal = splat(int32_t{0});
           for (int64_t v = 0; v < width; v += VW) {

@@ -41,6 +41,11 @@ struct Step {
   std::vector<LinearMap> asks, tells;
 };
 
+struct Gain {  // exp of an item's score gains exp(gain): what the pointer adds for an item of a history
+  int32_t item;
+  float gain;
+};
+
 class Encoder {
  public:
   // steps: the list of the header. The tensors must outlive the encoder. std::invalid_argument if they do not fit.
@@ -60,6 +65,13 @@ class Encoder {
   void extend(const int32_t* items, const int64_t* times, int64_t n, int64_t asked_at, int64_t known,
               KeysAndValues* kept, float* h) const;
   int64_t attentions() const;
+
+  // With a pointer: the items among the newest max_len known of n events, each once and sorted, with what they gain;
+  // returns their number. gains, by_age: room for min(n, max_len).
+  // Where the newest max_len known of the events [begin, end) begin.
+  int64_t window(const int32_t* items, int64_t begin, int64_t end) const;
+  bool points() const { return pointer_.packed != nullptr; }
+  int64_t gains(const float* h, const int32_t* items, int64_t n, Gain* gains, float* by_age) const;
 
  private:
   struct Block;
@@ -81,6 +93,7 @@ class Encoder {
   std::vector<Step> steps_;
   std::vector<std::unique_ptr<float, Free>> packed_;
   const float* item_vectors_ = nullptr;
+  LinearMap pointer_ = {};  // from h to a score for each age
   int64_t n_items_ = 0, dim_ = 0, max_len_;
   int64_t widest_ = 0, width_ = 0, most_heads_ = 1, head_dim_ = 1;  // head_dim_: the largest
   std::vector<int64_t> saved_, at_newest_;  // widths of what is saved: while the list is read, at the last attention

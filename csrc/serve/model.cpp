@@ -1,6 +1,7 @@
 #include "serve/model.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -68,22 +69,46 @@ struct SortedLists {
   void finish(int64_t row) { std::sort(items + at[row], items + at[row + 1]); }
 };
 
+// An item among the k best, of which `found` are there; equal scores in the order of the items. Returns how many are.
+int64_t insert(int32_t item, float score, int64_t k, int64_t found, int32_t* items, float* scores) {
+  const auto before = [&](int64_t at) { return scores[at] > score || (scores[at] == score && items[at] < item); };
+  if (found == k && before(k - 1)) return found;
+  int64_t at = found < k ? found++ : found - 1;
+  for (; at > 0 && !before(at - 1); --at) items[at] = items[at - 1], scores[at] = scores[at - 1];
+  items[at] = item, scores[at] = score;
+  return found;
+}
+
+float gained(float score, float gain) {  // log(exp(score) + exp(gain))
+  const auto a = static_cast<double>(score), b = static_cast<double>(gain), greater = std::max(a, b);
+  return b == -INFINITY ? score : static_cast<float>(greater + std::log(std::exp(a - greater) + std::exp(b - greater)));
+}
+
+constexpr int64_t kPointed = 6;  // floats for each event of a history
+
 }  // namespace
 
 void Model::recommend(const Request& r) const {
   const int64_t n = r.n, dim = encoder_.dim(), seen = r.histories.offsets[n];
-  const int64_t denied = (r.exclude_seen ? seen : 0) + (r.deny_offsets != nullptr ? r.deny_offsets[n] : 0);
+  const bool points = encoder_.points() && !r.exclude_seen, apart = r.exclude_seen || points;  // from the others
+  const int64_t denied = (apart ? seen : 0) + (r.deny_offsets != nullptr ? r.deny_offsets[n] : 0);
   const int64_t allowed = r.allow_offsets != nullptr ? r.allow_offsets[n] : 0;
-  const CallScratch memory(4 * (n + 2) + n * dim + denied + allowed + 32);
+  int64_t most = 0;  // events of a history that the pointer sees
+  for (int64_t i = 0; i < n && points; ++i)
+    most = std::max(most, std::min(r.histories.offsets[i + 1] - r.histories.offsets[i], encoder_.max_len()));
+  const int64_t pointed = n * kPointed * most, lists = denied + allowed;
+  const CallScratch memory(4 * (n + 2) + n * dim + lists + pointed + 32);
   SortedLists deny{reinterpret_cast<int64_t*>(memory.data()), nullptr}, allow{deny.at + n + 1, nullptr};
   float* h = memory.data() + 4 * (n + 2);
   deny.items = reinterpret_cast<int32_t*>(h + n * dim), allow.items = deny.items + denied;
+  float* of_rows = h + n * dim + lists;
 
   deny.begin(), allow.begin();
   for (int64_t i = 0; i < n; ++i) {
     const int64_t* at = r.histories.offsets + i;
     deny.at[i + 1] = deny.at[i], allow.at[i + 1] = allow.at[i];
-    if (r.exclude_seen) deny.put(i, r.histories.items + at[0], at[1] - at[0]);
+    const int64_t from = points ? encoder_.window(r.histories.items, at[0], at[1]) : at[0];
+    if (apart) deny.put(i, r.histories.items + from, at[1] - from);
     if (r.deny_offsets) deny.put(i, r.deny + r.deny_offsets[i], r.deny_offsets[i + 1] - r.deny_offsets[i]);
     if (r.allow_offsets) allow.put(i, r.allow + r.allow_offsets[i], r.allow_offsets[i + 1] - r.allow_offsets[i]);
     deny.finish(i), allow.finish(i);
@@ -113,6 +138,22 @@ void Model::recommend(const Request& r) const {
   } else {
     parallel_for((n + kRowBlock - 1) / kRowBlock, block);
   }
+  if (points) {
+    deny.begin();
+    for (int64_t i = 0; i < n; ++i) {
+      deny.at[i + 1] = deny.at[i];
+      if (r.deny_offsets) deny.put(i, r.deny + r.deny_offsets[i], r.deny_offsets[i + 1] - r.deny_offsets[i]);
+      deny.finish(i);
+    }
+    const auto row = [&](int64_t i) {
+      point(r, args.h + i * dim, i, deny.at + i, deny.items, all ? nullptr : allow.items + allow.at[i],
+            allow.at[i + 1] - allow.at[i], most, of_rows + i * kPointed * most);
+    };
+    if (n <= kRowBlock)
+      for (int64_t i = 0; i < n; ++i) row(i);
+    else
+      parallel_for(n, row);
+  }
   for (int64_t i = 0; i < n; ++i) {
     const int32_t* history = r.histories.items;
     const bool known = std::any_of(history + r.histories.offsets[i], history + r.histories.offsets[i + 1],
@@ -121,6 +162,31 @@ void Model::recommend(const Request& r) const {
       popular(r, i, deny.items + deny.at[i], deny.at[i + 1] - deny.at[i], all ? nullptr : allow.items + allow.at[i],
               allow.at[i + 1] - allow.at[i]);
     r.flags[i] = static_cast<uint8_t>((known ? 0 : kPopular) | (r.items[i * r.k + r.k - 1] < 0 ? kShort : 0));
+  }
+}
+
+// The items of a history, which the others were ranked without, find their places with what the pointer adds to them.
+void Model::point(const Request& r, const float* h, int64_t row, const int64_t* deny_at, const int32_t* deny,
+                  const int32_t* allow, int64_t allowed, int64_t most, float* memory) const {
+  auto* gains = reinterpret_cast<Gain*>(memory);
+  float *by_age = memory + 2 * most, *scores = by_age + most;
+  auto *seen = reinterpret_cast<int32_t*>(scores + most), *ranked = seen + most;
+  const int64_t* ends = r.histories.offsets + row;
+  const int64_t n = encoder_.gains(h, r.histories.items + ends[0], ends[1] - ends[0], gains, by_age);
+  int64_t at[] = {0, 0};
+  for (int64_t i = 0; i < n; ++i)
+    if (allow == nullptr || std::binary_search(allow, allow + allowed, gains[i].item)) seen[at[1]++] = gains[i].item;
+  if (at[1] == 0) return;
+  const int64_t dim = encoder_.dim();
+  kernels().topk(
+      {h, encoder_.item_vectors(), encoder_.n_items(), dim, at[1], at, deny_at, seen, deny, ranked, scores, nullptr}, 0,
+      1, thread_scratch(catalogue_scratch(dim, 0)));
+  int32_t* items = r.items + row * r.k;
+  int64_t found = std::find(items, items + r.k, -1) - items;
+  for (int64_t i = 0; i < at[1] && ranked[i] >= 0; ++i) {
+    const Gain* gain =
+        std::lower_bound(gains, gains + n, ranked[i], [](const Gain& a, int32_t item) { return a.item < item; });
+    found = insert(ranked[i], gained(scores[i], gain->gain), r.k, found, items, r.scores + row * r.k);
   }
 }
 
@@ -133,9 +199,7 @@ void Model::popular(const Request& r, int64_t row, const int32_t* deny, int64_t 
   const auto meet = [&](int32_t item) {
     const auto score = static_cast<float>(popularity_[item]);
     if ((found == r.k && score <= scores[found - 1]) || std::binary_search(deny, deny + denied, item)) return;
-    int64_t at = found < r.k ? found++ : found - 1;
-    for (; at > 0 && scores[at - 1] < score; --at) items[at] = items[at - 1], scores[at] = scores[at - 1];
-    items[at] = item, scores[at] = score;
+    found = insert(item, score, r.k, found, items, scores);
   };
   if (allow == nullptr)
     for (int64_t item = 0; item < encoder_.n_items(); ++item) meet(static_cast<int32_t>(item));

@@ -37,6 +37,8 @@ class Model {
   void recommend(const Request& request) const;
 
  private:
+  void point(const Request& request, const float* h, int64_t row, const int64_t* deny_at, const int32_t* deny,
+             const int32_t* allow, int64_t allowed, int64_t most, float* memory) const;
   void popular(const Request& request, int64_t row, const int32_t* deny, int64_t denied, const int32_t* allow,
                int64_t allowed) const;
 

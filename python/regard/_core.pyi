@@ -18,6 +18,29 @@ class ServingModel:
         asked_at: NDArray[np.int64] | None,
         h: NDArray[np.float32],
     ) -> None: ...
+    def gains(
+        self,
+        items: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        times: NDArray[np.int64] | None,
+        asked_at: NDArray[np.int64] | None,
+        h: NDArray[np.float32],
+        found: NDArray[np.int32],
+        gains: NDArray[np.float32],
+        counts: NDArray[np.int64],
+    ) -> None: ...
+    def recommend(
+        self,
+        items: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        times: NDArray[np.int64] | None,
+        asked_at: NDArray[np.int64] | None,
+        k: int,
+        allow_offsets: NDArray[np.int64] | None,
+        allow: NDArray[np.int32] | None,
+        deny_offsets: NDArray[np.int64] | None,
+        deny: NDArray[np.int32] | None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
     def recommend_one(
         self, history: object, k: int, exclude_seen: bool
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]] | None: ...
@@ -271,6 +294,20 @@ def linear_forward(
 ) -> None: ...
 def num_threads() -> int: ...
 def num_threads_reason() -> str: ...
+def pointer_loss_value_and_grad(
+    h: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    targets: NDArray[np.int32],
+    items: NDArray[np.int32],
+    by_age: NDArray[np.float32],
+    cu_seqlens: NDArray[np.int64],
+    precision: int,
+    negatives: NDArray[np.int32] | None,
+    log_expected: NDArray[np.float32] | None,
+    dh: NDArray[np.float32],
+    ditem_vectors: NDArray[np.float32],
+    dby_age: NDArray[np.float32],
+) -> float: ...
 def quantize_items(item_vectors: NDArray[np.float32], quantized: NDArray[np.uint8]) -> None: ...
 def quantized_shape(n_items: int, dim: int) -> tuple[int, int]: ...
 def rank_counts(
@@ -282,6 +319,9 @@ def rank_counts(
     deny: NDArray[np.int32] | None,
     above: NDArray[np.int64],
     equal: NDArray[np.int64],
+    gain_offsets: NDArray[np.int64] | None = None,
+    gaining: NDArray[np.int32] | None = None,
+    gains: NDArray[np.float32] | None = None,
 ) -> None: ...
 def rms_norm_backward(
     dy: NDArray[np.float32],

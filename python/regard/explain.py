@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regard import html, ops
+from regard import html
 from regard.ids import as_ids, rows_of
 from regard.ragged import Ragged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from regard.sequence_model import SequenceModel
+    from regard.sequence_answers import SequenceAnswers
 
 _NAMED = 3  # events in a text
 
@@ -98,7 +98,7 @@ class Explanation:
         return f"{_events(back)} before the newest" if back else "the newest event"
 
 
-def explain(model: SequenceModel, history: Any, item: Any) -> Explanation:
+def explain(model: SequenceAnswers, history: Any, item: Any) -> Explanation:
     """See `regard.sequence_model.SequenceModel.explain`."""
     row = int(rows_of(ids := as_ids("item", [item], model.item_ids_), model.item_ids_)[0])
     if row < 0:
@@ -118,7 +118,7 @@ def explain(model: SequenceModel, history: Any, item: Any) -> Explanation:
     others = np.tile(np.arange(n), (n, 1))[~np.eye(n, dtype=bool)]
     places = Ragged.from_lengths(np.concatenate([np.arange(n), others]), [n, *[n - 1] * n])
     batch = windows.pick(places, np.zeros(n + 1, np.int64))
-    scores = ops.linear_forward(model._encode_or_zero(batch), model.params_[model._tables[1]][row : row + 1])[0][:, 0]
+    scores = model._scores_of(batch, row)
     item_ids = model.item_ids_[window]
     shown = np.append(window, row)
     titles = None if model.titles_ is None else model.titles_[shown].tolist()

@@ -23,7 +23,8 @@ dropout  with rate ``p``, in training
 save     remembers x
 add      adds the x that the last open ``save`` remembered
 gate_add adds to it ``sigmoid(saved W' + b) * x``
-score    the end: x is compared with the rows of ``table``, in training by the loss, in serving by the top-k
+score    the end: x is compared with the rows of ``table``, in training by the loss, in serving by the top-k. With a
+         ``pointer`` (``.weight``, ``.bias``) items of the history gain by how many events ago they were there
 ======== ==================================================================================================
 """
 
@@ -156,6 +157,18 @@ def unit_rows(x: Array, ws: Workspace = NEW) -> tuple[Array, Callable[[Array, Ar
     weight.fill(x.shape[1] ** -0.5)
     y, rstd = ops.rms_norm_forward(x, weight, eps=1e-12, workspace=ws)
     return y, lambda dy, dx: ops.rms_norm_backward(dy, x, weight, rstd, dx=dx, workspace=ws)
+
+
+def pointer(x: Array, name: str, run: Run) -> tuple[Array, Callable[[Array, Array], object]]:
+    """A score for each age of an event from every row, and ``backward(dy, dx)``, which adds to dx."""
+    weight, bias = f"{name}.weight", f"{name}.bias"
+    y, _ = ops.linear_forward(x, run.params[weight], run.params[bias], workspace=run.ws)
+
+    def backward(dy: Array, dx: Array) -> object:
+        grads: dict[str, Any] = {"dx": dx, "dweight": run.add_grad(weight), "dbias": run.add_grad(bias)}
+        return ops.linear_backward(dy, x, run.params[weight], **grads, workspace=run.ws)
+
+    return y, backward
 
 
 def embed(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:

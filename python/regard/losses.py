@@ -146,5 +146,37 @@ def gbce(
     return loss, dh
 
 
+def pointed(
+    h: Array,
+    items: Array,
+    targets: Ints,
+    negatives: Negatives | None,
+    ditems: Array,
+    events: Ints,
+    by_age: Array,
+    cu_seqlens: NDArray[np.int64],
+    *,
+    precision: ops.Precision,
+    ws: Workspace,
+) -> tuple[float, Array, Array]:
+    """`softmax`, or with negatives `sampled_softmax`, where the events' items have a second way to be the answer; see
+    `regard.ops.pointer_loss_value_and_grad`. Gives loss, dh and the gradient of ``by_age``."""
+    loss, dh, _, dby_age = ops.pointer_loss_value_and_grad(
+        h,
+        items,
+        targets,
+        events,
+        by_age,
+        cu_seqlens,
+        negatives=None if negatives is None else negatives.rows,
+        log_expected=None if negatives is None else negatives.log_expected,
+        precision=precision,
+        ditem_vectors=ditems,
+        workspace=ws,
+    )
+    return loss, dh, dby_age
+
+
 LOSSES: dict[str, Loss] = {"softmax": softmax, "sampled_softmax": sampled_softmax, "bce": bce, "gbce": gbce}
 SAMPLED = ("sampled_softmax", "bce", "gbce")
+POINTED = ("softmax", "sampled_softmax")  # that a pointer goes with

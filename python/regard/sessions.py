@@ -17,7 +17,7 @@ from regard.timed import moment, whole_seconds
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from regard.sequence_model import SequenceModel
+    from regard.sequence_answers import SequenceAnswers
 
 __all__ = ["Session", "Sessions"]
 
@@ -39,7 +39,7 @@ class Session:
         For whoever keeps the session: what it was made of, say.
     """
 
-    def __init__(self, model: SequenceModel) -> None:
+    def __init__(self, model: SequenceAnswers) -> None:
         self.tag: Any = None
         self._model_item_ids = model.item_ids_
         self._served = _core.ServingSession(model._served(whole=True))
@@ -152,7 +152,7 @@ class Sessions:
         ``capacity`` below 1.
     """
 
-    def __init__(self, model: SequenceModel, capacity: int) -> None:
+    def __init__(self, model: SequenceAnswers, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f"capacity: expected at least 1, got {capacity}")
         self.model, self.capacity = model, capacity

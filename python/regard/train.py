@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from regard import ops
-from regard.layers import Run, Step, forward, item_tables, unit_rows
-from regard.losses import LOSSES, SAMPLED, Sampler
+from regard.layers import Run, Step, forward, item_tables, pointer, unit_rows
+from regard.losses import LOSSES, SAMPLED, Sampler, pointed
 from regard.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
+from regard.progress import Progress
 from regard.timed import TimedHistories
 from regard.workspace import beside
 
@@ -360,7 +360,7 @@ class Training(TrainingRun):
         popularity: NDArray[np.int64],
         features: EncodedFeatures | None = None,
     ) -> None:
-        self.tables, self.features = item_tables(steps), features
+        self.tables, self.pointer, self.features = item_tables(steps), steps[-1].get("pointer"), features
         self.sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
         if len(self.sequences) == 0:
             raise ValueError("training data: expected at least one user with two events or more, got none")
@@ -391,9 +391,11 @@ class Training(TrainingRun):
         cu_seqlens = windows.offsets - np.arange(len(windows) + 1)
         params, grads, negatives = self.params, self.grads, None
         rows: Rows = {}
+        events = items  # in the table that is scored
         if self.sampler is not None:
             negatives = self.sampler.draw(settings.random_state, number)
-            (items, targets, drawn), params, grads, rows = self._touched(items, targets, negatives.rows)
+            ids = items, targets, negatives.rows, items[: len(items) if self.pointer else 0]
+            (items, targets, drawn, events), params, grads, rows = self._touched(*ids)
             negatives = negatives._replace(rows=drawn)
         params, of_vectors, vectors_backward = self._item_vectors(params, grads, rows)
 
@@ -403,9 +405,14 @@ class Training(TrainingRun):
             run.next_times = np.delete(windows.times, windows.offsets[:-1])
         h, backward = forward(self.steps, run)
         scored = self.tables[1]
-        loss, dh = LOSSES[settings.loss](
-            h, params[scored], targets, negatives, run.add_grad(scored), precision=settings.precision, ws=self.ws
-        )
+        of_items = params[scored], targets, negatives, run.add_grad(scored)
+        how: dict[str, Any] = {"precision": settings.precision, "ws": self.ws}
+        if self.pointer is None:
+            loss, dh = LOSSES[settings.loss](h, *of_items, **how)
+        else:
+            by_age, pointer_backward = pointer(h, self.pointer, run)
+            loss, dh, dby_age = pointed(h, *of_items, events, by_age, cu_seqlens, **how)
+            pointer_backward(dby_age, dh)
         backward(dh)
         vectors_backward()
         return loss, len(targets), grads, rows
@@ -439,13 +446,13 @@ class Training(TrainingRun):
     def _touched(self, *ids: NDArray[np.int32]) -> tuple[list[NDArray[np.int32]], Parameters, Parameters, Rows]:
         """Item tables cut to the rows that a batch has, so that no gradient is as large as the catalogue.
 
-        Takes the items read, the targets and the negatives. Gives the same as places in the cut tables, all parameters
-        and gradients with the cut tables in them, and which rows of each table these are.
+        Takes the items read, the targets, the negatives, and events that are scored. Gives the same as places in the
+        cut tables, all parameters and gradients with these tables in them, and which rows of each table these are.
         """
         read, scored = self.tables
         params, grads, rows, places = dict(self.params), dict(self.grads), {}, []
         uses: dict[str, list[NDArray[np.int32]]] = {}
-        for table, part in zip((read, scored, scored), ids, strict=True):
+        for table, part in zip((read, scored, scored, scored), ids, strict=True):
             uses.setdefault(table, []).append(part)
         for table, parts in uses.items():
             rows[table], place = np.unique(np.concatenate(parts), return_inverse=True)
@@ -453,44 +460,3 @@ class Training(TrainingRun):
             params[table] = ops.embedding_forward(self.params[table], rows[table], workspace=self.ws)
             grads[table] = self.ws.zeros(params[table].shape)
         return places, params, grads, rows
-
-
-class Progress:
-    """One line that is rewritten, on standard error; silent unless it is a terminal or asked for."""
-
-    def __init__(self, epochs: int, n_batches: int, wanted: bool | None, stream: TextIO | None = None) -> None:
-        self.stream = sys.stderr if stream is None else stream
-        self.wanted = self.stream.isatty() if wanted is None else wanted
-        self.epochs, self.n_batches = epochs, n_batches
-        self.started, self.shown, self.metric = time.perf_counter(), 0.0, ""
-        self.before: int | None = None  # batches of an earlier run of which this one is the rest
-
-    def batch(self, epoch: int, number: int, loss: float, rate: float) -> None:
-        now, batches = time.perf_counter(), (epoch - 1) * self.n_batches + number
-        if self.before is None:
-            self.before = batches - 1
-        if not self.wanted or (now - self.shown < 0.2 and number < self.n_batches):
-            return
-        self.shown = now
-        left = (now - self.started) * (self.epochs * self.n_batches - batches) / (batches - self.before)
-        self._write(
-            f"epoch {epoch}/{self.epochs} {number / self.n_batches:4.0%}  loss {loss:.4f}{self.metric}  "
-            f"{rate:,.0f} events/s  at most {_clock(left)} left"
-        )
-
-    def epoch(self, entry: dict[str, Any], best_epoch: int) -> None:
-        if entry["metric"] is not None:
-            self.metric = f"  validation {entry['metric']:.4f} (best in epoch {best_epoch})"
-
-    def close(self) -> None:
-        if self.wanted and self.shown:
-            self.stream.write("\n")
-
-    def _write(self, text: str) -> None:
-        self.stream.write(f"\r{text:<110}")
-        self.stream.flush()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

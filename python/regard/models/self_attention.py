@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Self
 
+from regard.losses import POINTED
 from regard.recipes import recipe
 from regard.sequence_model import Identity, SequenceModel
 from regard.train import check
@@ -31,7 +32,12 @@ CHOICES = {
     "output_table": ("tied", "separate"),
     "precision": ("highest", "high", "medium"),
 }
-_ON_CUDA = {"loss": ("softmax",), "optimizer": ("adam", "sgd"), "time_bias": (False,)}  # what is written for it
+_ON_CUDA = {  # what is written for it
+    "loss": ("softmax",),
+    "optimizer": ("adam", "sgd"),
+    "time_bias": (False,),
+    "pointer": (False,),
+}
 
 
 class SelfAttentionRecommender(SequenceModel):
@@ -71,6 +77,12 @@ class SelfAttentionRecommender(SequenceModel):
         happens: compare it with models of its kind alone.
     output_table : "tied" or "separate"
         Whether items are scored with the vectors that histories are read with, or with vectors of their own.
+    pointer : bool, default False
+        Whether items of the history have a second way to be the answer: a last attention over the events, whose weights
+        do not sum vectors but go to the events' items: to exp of an item's score come those of ``w_a·h + b_a`` for the
+        ages a at which it occurred, counted in events (Vinyals et al. 2015, arXiv:1506.03134; See et al. 2017,
+        arXiv:1704.04368). For data where people come back to the same items, with the losses "softmax" and
+        "sampled_softmax".
     normalize_items : bool, default False
         Whether item vectors have length 1, so that how often an item occurred in the training part is not learned as
         the length of its vector (NISER; Gupta et al. 2019, arXiv:1909.04276): for answers about a later time. The
@@ -111,8 +123,8 @@ class SelfAttentionRecommender(SequenceModel):
         Same seed, same data: same bits, whatever the number of threads.
     device : "cpu" or "cuda"
         Where the model is trained and answers from. "cuda" needs the optional CUDA build (docs/cuda.md) and computes in
-        float32; with ``loss="softmax"`` and ``optimizer="adam"`` or ``"sgd"``, without ``time_bias`` and features of
-        items. A model file does not hold it.
+        float32; with ``loss="softmax"`` and ``optimizer="adam"`` or ``"sgd"``, without ``time_bias``, ``pointer`` and
+        features of items. A model file does not hold it.
 
     Attributes
     ----------
@@ -143,6 +155,7 @@ class SelfAttentionRecommender(SequenceModel):
         attention_init: str = "normal",
         time_bias: bool = False,
         output_table: str = "tied",
+        pointer: bool = False,
         normalize_items: bool = False,
         item_features: bool = True,
         windows: str = "random",
@@ -168,7 +181,7 @@ class SelfAttentionRecommender(SequenceModel):
         self.dim, self.n_blocks, self.n_heads, self.ffn_dim = dim, n_blocks, n_heads, ffn_dim
         self.max_len, self.dropout, self.norm, self.ffn, self.activation = max_len, dropout, norm, ffn, activation
         self.residual, self.positions, self.attention_init = residual, positions, attention_init
-        self.time_bias, self.output_table = time_bias, output_table
+        self.time_bias, self.output_table, self.pointer = time_bias, output_table, pointer
         self.normalize_items, self.item_features = normalize_items, item_features
         self.windows, self.loss, self.n_negatives, self.negatives = windows, loss, n_negatives, negatives
         self.logq_correction, self.gbce_t, self.optimizer = logq_correction, gbce_t, optimizer
@@ -190,7 +203,10 @@ class SelfAttentionRecommender(SequenceModel):
         **changes
             Any argument of the constructor.
         """
-        return cls(**recipe(data, preset) | changes)
+        settings = recipe(data, preset)
+        if changes.get("loss", POINTED[0]) not in POINTED:
+            settings["pointer"] = False
+        return cls(**settings | changes)
 
     # ---- the model ----------------------------------------------------------------------------------------------
 
@@ -235,11 +251,8 @@ class SelfAttentionRecommender(SequenceModel):
             steps += [linear(f"{b}.attention.out"), drop, add(f"{b}.attention_gate")]
             steps += [{"kind": "save"}, norm(f"{b}.ffn_norm"), hidden(f"{b}.ffn"), drop]
             steps += [linear(f"{b}.ffn.2"), drop, add(f"{b}.ffn_gate")]
-        return [
-            *steps,
-            norm("norm"),
-            {"kind": "score", "table": _OUTPUT if self.output_table == "separate" else _ITEMS},
-        ]
+        score: Step = {"kind": "score", "table": _OUTPUT if self.output_table == "separate" else _ITEMS}
+        return [*steps, norm("norm"), score | ({"pointer": "pointer"} if self.pointer else {})]
 
     def parameters(self, n_items: int) -> dict[str, Initial]:
         """Matrices from N(0, 1 / fan in) or the identity, item vectors from N(0, 1 / dim^2), biases 0, norms 1."""
@@ -279,6 +292,8 @@ class SelfAttentionRecommender(SequenceModel):
             for part in ("attention_gate", "ffn_gate") if self.residual == "gate" else ():
                 linear(f"{b}.{part}", dim, dim)
         norm("norm")
+        if self.pointer:
+            params["pointer.weight"], params["pointer.bias"] = ((self.max_len, dim), 0.0), ((self.max_len,), 0.0)
         return params
 
     def _check(self) -> None:
@@ -290,6 +305,8 @@ class SelfAttentionRecommender(SequenceModel):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a rate from 0 to below 1, got {self.dropout}")
+        if self.pointer and self.loss not in POINTED:
+            raise ValueError(f"loss: expected {' or '.join(map(repr, POINTED))} with a pointer, got {self.loss!r}")
         check(self, (), CHOICES | {"device": ("cpu", "cuda")})
         if self.device == "cuda":
             from regard.cuda import device_name  # noqa: PLC0415

@@ -162,6 +162,69 @@ def sampled_loss_value_and_grad(
     return value, dh, ditem_vectors
 
 
+def pointer_loss_value_and_grad(
+    h: Floats,
+    item_vectors: Floats,
+    targets: Ints,
+    items: Ints,
+    by_age: Floats,
+    cu_seqlens: Offsets,
+    *,
+    negatives: Ints | None = None,
+    log_expected: Floats | None = None,
+    precision: Precision = "highest",
+    ditem_vectors: Floats | None = None,
+    workspace: Workspace = NEW,
+) -> tuple[float, Floats, Floats, Floats]:
+    """Softmax cross-entropy where the items of a history have a second way to be the answer.
+
+    A last attention over the events, whose weights go to the events' items: event k of a sequence adds, at every place
+    t >= k, ``exp(by_age[t, t - k])`` to the part of the softmax that its item has. So an item j has the score
+
+        ``log(exp(h[t]·item_vectors[j]) + sum over its events k of exp(by_age[t, t - k]))``
+
+    and the loss is the mean cross-entropy of these scores.
+
+    Parameters
+    ----------
+    h : (n, dim) float32
+        At every place of all sequences, one sequence after another.
+    item_vectors : (n_items, dim) float32
+    targets, items : (n,) int32, rows of ``item_vectors``
+        What is foretold at each place, and the event that is there.
+    by_age : (n, n_ages) float32
+        ``n_ages`` is at least the length of the longest sequence.
+    cu_seqlens : (batch + 1,) int64
+        Where each sequence starts, and the end: first 0, never falling.
+    negatives, log_expected
+        The sum over the catalogue is one over the target and these, as in `sampled_loss_value_and_grad`.
+    precision
+        As of `cross_entropy_value_and_grad`; not read where there are negatives.
+    ditem_vectors : (n_items, dim) float32, optional
+        Added to.
+
+    Returns
+    -------
+    loss : float
+    dh : (n, dim) float32
+    ditem_vectors : (n_items, dim) float32
+    dby_age : (n, n_ages) float32
+
+    Notes
+    -----
+    Pointer: Vinyals et al. 2015, arXiv:1506.03134. Beside a vocabulary: See et al. 2017, arXiv:1704.04368, there with
+    two softmaxes and a learned share of each; in one, as here, the shares follow from the scores. For recommendation
+    compare RepeatNet, Ren et al. 2019, arXiv:1812.02646.
+    """
+    how = choice("precision", precision, _PRECISIONS)
+    dh, dby_age = workspace.zeros(shape_of("h", h, 2)), workspace.empty(shape_of("by_age", by_age, 2))
+    if ditem_vectors is None:
+        ditem_vectors = workspace.zeros(shape_of("item_vectors", item_vectors, 2))
+    arrays = (h, item_vectors, targets, items, by_age, cu_seqlens)
+    value = _core.pointer_loss_value_and_grad(*arrays, how, negatives, log_expected, dh, ditem_vectors, dby_age)
+    return value, dh, ditem_vectors, dby_age
+
+
 def quantize_items(item_vectors: Floats) -> Bytes:
     """An 8-bit copy of the item vectors, with bounds of its error: `topk` reads it in their place.
 
@@ -223,7 +286,11 @@ def topk(
 
 
 def rank_counts(
-    h: Floats, item_vectors: Floats, targets: Ragged, deny: Ragged | None = None
+    h: Floats,
+    item_vectors: Floats,
+    targets: Ragged,
+    deny: Ragged | None = None,
+    gains: tuple[Ragged, Floats] | None = None,
 ) -> tuple[Offsets, Offsets]:
     """How many items score above each target, and how many equal it, without itself and denied items.
 
@@ -233,14 +300,17 @@ def rank_counts(
     item_vectors : (n_items, dim) float32
     targets : Ragged of int32 rows, one list per query
     deny : Ragged of int32 rows, optional
+    gains : Ragged of int32 rows, and float32 of the same number, optional
+        Items, each once in its list, of which exp of the score gains exp of these.
 
     Returns
     -------
     above, equal : (targets.values.size,) int64
     """
     core, _ = placed(h)
+    gaining = () if gains is None else (*_lists(gains[0]), gains[1])
     above, equal = np.empty(len(targets.values), np.int64), np.empty(len(targets.values), np.int64)
-    core.rank_counts(h, item_vectors, targets.offsets, targets.values, *_lists(deny), above, equal)
+    core.rank_counts(h, item_vectors, targets.offsets, targets.values, *_lists(deny), above, equal, *gaining)
     return above, equal
 
 

@@ -1,0 +1,34 @@
+// What a pointer adds to the scores of a history's items; see cpu/pointer.h.
+#include <algorithm>
+#include <cmath>
+
+#include "serve/encoder.h"
+
+namespace regard {
+
+int64_t Encoder::window(const int32_t* items, int64_t begin, int64_t end) const {
+  for (int64_t known = 0; end > begin && known < max_len_; --end) known += items[end - 1] >= 0;
+  return end;
+}
+
+int64_t Encoder::gains(const float* h, const int32_t* items, int64_t n, Gain* gains, float* by_age) const {
+  int64_t events = 0, found = 0;
+  for (int64_t i = n, from = window(items, 0, n); i-- > from;)
+    if (items[i] >= 0) gains[events++].item = items[i];
+  if (events == 0) return 0;
+  LinearMap map = pointer_;
+  map.y = by_age;
+  kernels().linear_forward({h, &map, 1, dim_, events, kIdentity, nullptr, nullptr, nullptr, false}, 0, 1);
+  for (int64_t age = 0; age < events; ++age) gains[age].gain = by_age[age];
+  std::sort(gains, gains + events, [](Gain a, Gain b) { return a.item != b.item ? a.item < b.item : a.gain > b.gain; });
+  for (int64_t at = 0; at < events;) {
+    const Gain first = gains[at];
+    double sum = 0.0;  // of exp(score - the greatest)
+    for (; at < events && gains[at].item == first.item; ++at)
+      sum += std::exp(static_cast<double>(gains[at].gain) - static_cast<double>(first.gain));
+    gains[found++] = {first.item, static_cast<float>(static_cast<double>(first.gain) + std::log(sum))};
+  }
+  return found;
+}
+
+}  // namespace regard
