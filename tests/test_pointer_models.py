@@ -54,6 +54,16 @@ def test_gains_without_bounds_are_still_numbers(rng):
         np.testing.assert_allclose(model._scores(histories), expected, rtol=1e-6, atol=1e-4)
 
 
+def test_gains_that_are_no_numbers_are_never_chosen(rng):
+    model, histories = pointing(rng), drawn(rng)
+    model.params_ = model.params_ | {"pointer.bias": np.full(8, np.nan, np.float32)}
+    items, scores = model._top_k(histories, N_ITEMS, None, None)
+    with np.errstate(invalid="ignore"):
+        expected = best(masked(model._scores(histories), None, None), N_ITEMS)
+    np.testing.assert_array_equal(items, expected[0])
+    assert not np.isnan(scores).any()
+
+
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("n_items", [N_ITEMS, 1500])  # and by the 8-bit copy
 def test_the_best_items_are_those_of_the_scores(n_items, n_threads, isa, rng):

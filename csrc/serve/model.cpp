@@ -186,7 +186,8 @@ void Model::point(const Request& r, const float* h, int64_t row, const int64_t* 
   for (int64_t i = 0; i < at[1] && ranked[i] >= 0; ++i) {
     const Gain* gain =
         std::lower_bound(gains, gains + n, ranked[i], [](const Gain& a, int32_t item) { return a.item < item; });
-    found = insert(ranked[i], gained(scores[i], gain->gain), r.k, found, items, r.scores + row * r.k);
+    const float score = gained(scores[i], gain->gain);
+    if (score == score) found = insert(ranked[i], score, r.k, found, items, r.scores + row * r.k);
   }
 }
 

@@ -19,14 +19,18 @@ int64_t Encoder::gains(const float* h, const int32_t* items, int64_t n, Gain* ga
   LinearMap map = pointer_;
   map.y = by_age;
   kernels().linear_forward({h, &map, 1, dim_, events, kIdentity, nullptr, nullptr, nullptr, false}, 0, 1);
-  for (int64_t age = 0; age < events; ++age) gains[age].gain = by_age[age];
-  std::sort(gains, gains + events, [](Gain a, Gain b) { return a.item != b.item ? a.item < b.item : a.gain > b.gain; });
-  for (int64_t at = 0; at < events;) {
-    const Gain first = gains[at];
-    double sum = 0.0;  // of exp(score - the greatest)
-    for (; at < events && gains[at].item == first.item; ++at)
-      sum += std::exp(static_cast<double>(gains[at].gain) - static_cast<double>(first.gain));
-    gains[found++] = {first.item, static_cast<float>(static_cast<double>(first.gain) + std::log(sum))};
+  for (int64_t age = 0; age < events; ++age) gains[age].gain = static_cast<float>(age);  // below 2^20: exact
+  std::sort(gains, gains + events, [](Gain a, Gain b) { return a.item != b.item ? a.item < b.item : a.gain < b.gain; });
+  for (int64_t begin = 0, end; begin < events; begin = end) {
+    const int32_t item = gains[begin].item;
+    double greatest = -INFINITY, sum = 0.0;
+    for (end = begin; end < events && gains[end].item == item; ++end) {
+      gains[end].gain = by_age[static_cast<int64_t>(gains[end].gain)];
+      greatest = std::max(greatest, static_cast<double>(gains[end].gain));
+    }
+    const double base = greatest == -INFINITY ? 0.0 : greatest;
+    for (int64_t at = begin; at < end; ++at) sum += std::exp(static_cast<double>(gains[at].gain) - base);
+    gains[found++] = {item, static_cast<float>(base + std::log(sum))};
   }
   return found;
 }
