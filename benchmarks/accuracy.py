@@ -99,7 +99,8 @@ class Run:
 
     def attention(self, preset: str, changes: dict[str, Any], seed: int) -> Any:
         """A trained model: from its file if it is there, else trained now; recorded if it is not yet."""
-        settings = _choices(regard.SelfAttentionRecommender.for_data(self.split.train, preset, **changes))
+        how = {"exclude_seen": self.exclude_seen}
+        settings = _choices(regard.SelfAttentionRecommender.for_data(self.split.train, preset, **how, **changes))
         what = {"model": "regard", "seed": seed, "settings": settings}
         text = json.dumps([self.key, what], sort_keys=True)
         path = MODELS / f"{self.name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"

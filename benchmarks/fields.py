@@ -37,7 +37,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 FIELDS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "shop": {
         "amazon-beauty": ("leave-one-out", {}),
-        "retailrocket": ("given", {"exclude_seen": False, "loss": "sampled_softmax", "epochs": 10}),
+        "retailrocket": ("given", {"exclude_seen": False, "epochs": 10}),
     },
     "social": {"college-msg": ("time", {"exclude_seen": False})},
     "news": {"mind-5k": ("leave-one-out", {})},

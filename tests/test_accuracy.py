@@ -26,7 +26,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setattr(
         regard.SelfAttentionRecommender,
         "for_data",
-        classmethod(lambda cls, data, preset="best", **changes: cls(**quick | changes)),
+        classmethod(lambda cls, data, preset="best", *, exclude_seen, **changes: cls(**quick | changes)),
     )
 
     def run(*words):

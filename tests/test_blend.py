@@ -117,7 +117,7 @@ def test_members_that_are_not_fitted_are_fitted_alike_and_fitted_ones_left_alone
 
 def test_without_members_a_blend_is_of_attention_and_what_counts(split, monkeypatch):
     made = small(epochs=2)
-    monkeypatch.setattr(regard.SelfAttentionRecommender, "for_data", classmethod(lambda cls, data, preset="best": made))
+    monkeypatch.setattr(regard.SelfAttentionRecommender, "for_data", classmethod(lambda cls, data, **how: made))
     blend = regard.Blend().fit(split.train)
     assert [type(member) for member in blend.members_] == [
         regard.SelfAttentionRecommender,

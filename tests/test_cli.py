@@ -222,6 +222,18 @@ def test_evaluate_says_when_the_model_may_have_seen_the_answers(events, tmp_path
 # ---- recommend, similar ---------------------------------------------------------------------------------------------
 
 
+def test_training_for_answers_that_may_be_seen_items_points_to_those_that_come_back(tmp_path, capsys):
+    path, out = tmp_path / "returns.csv", str(tmp_path / "m.safetensors")
+    lines = [f"{user},{100 + user % 12 + step % 2}" for user in range(40) for step in range(8)]
+    path.write_text("user_id,item_id\n" + "\n".join(lines) + "\n")
+    for flags, expected in (([], False), (["--include-seen"], True)):
+        found = answer(capsys, "train", str(path), "--out", out, *TINY, *flags, "--blend")
+        assert found["settings"]["pointer"] is expected
+        # every held out item was seen: only where these are ranked can one be found
+        assert (found["validation_ndcg@10"] > 0) is expected
+    assert regard.load(out).members_[0].pointer
+
+
 def test_recommend_equals_the_library(model, capsys):
     result = answer(capsys, "recommend", model, "--history", "101 102, 103", "-k", "4")["results"]
     assert len(result) == 1

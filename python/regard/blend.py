@@ -156,7 +156,7 @@ def usual(data: Interactions, holdout: Holdout | None, exclude_seen: bool = True
 def _default(data: Interactions, holdout: Holdout | None, exclude_seen: bool) -> list[Recommender]:
     from regard.models.self_attention import SelfAttentionRecommender  # noqa: PLC0415
 
-    return [SelfAttentionRecommender.for_data(data), *usual(data, holdout, exclude_seen)]
+    return [SelfAttentionRecommender.for_data(data, exclude_seen=exclude_seen), *usual(data, holdout, exclude_seen)]
 
 
 def _checked(weights: Sequence[float], n: int) -> NDArray[np.float64]:

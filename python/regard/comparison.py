@@ -252,7 +252,9 @@ def compare(
         started = clock()
         try:
             if name == "regard":
-                model: Any = SelfAttentionRecommender.for_data(split.train, preset, **settings)
+                model: Any = SelfAttentionRecommender.for_data(
+                    split.train, preset, exclude_seen=exclude_seen, **settings
+                )
                 model.fit(
                     split.train, validation="last" if validation is None else validation, exclude_seen=exclude_seen
                 )

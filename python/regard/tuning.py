@@ -107,7 +107,8 @@ def tune(
     data, holdout = validation_of(data, validation)
     if holdout is None:
         raise ValueError("validation: expected at least one user to judge settings by, got none")
-    first = SelfAttentionRecommender.for_data(data, preset, **settings, random_state=seed).get_params()
+    how: dict[str, Any] = {"exclude_seen": exclude_seen, "random_state": seed}
+    first = SelfAttentionRecommender.for_data(data, preset, **settings, **how).get_params()
     searched = [name for name in SPACE if name not in settings]
     if not searched:
         raise ValueError(f"settings: expected one of {', '.join(SPACE)} to be left to search, all are given")

@@ -99,7 +99,7 @@ def chosen(arguments: argparse.Namespace, data: Callable[[], Interactions]) -> d
     known = parameters()
     values = {name: parameter.default for name, parameter in known.items()}
     if arguments.preset is not None or arguments.data is not None:
-        values |= recipe(data(), arguments.preset or "best")
+        values |= recipe(data(), arguments.preset or "best", exclude_seen=not arguments.include_seen)
     return values | given(arguments)
 
 

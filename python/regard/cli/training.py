@@ -41,6 +41,9 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="save the weighted sum of the model, rules, item-kNN and EASE, weights learned on the validation part",
     )
+    parser.add_argument(
+        "--include-seen", action="store_true", help="train for answers that may hold what the history holds"
+    )
     settings.add_flags(parser)
 
 
@@ -68,19 +71,22 @@ def train(arguments: argparse.Namespace) -> int:
         return 0
     model = SelfAttentionRecommender(**chosen)  # type: ignore[arg-type]
     data, split = parts()
+    exclude_seen = not arguments.include_seen
+    how: dict[str, Any] = {"checkpoint": arguments.checkpoint, "exclude_seen": exclude_seen}
     started = time.perf_counter()
     if split is None:
-        model.fit(data, checkpoint=arguments.checkpoint)
+        model.fit(data, **how)
     else:
-        model.fit(split.train, validation=split.validation, checkpoint=arguments.checkpoint)
-    blend = blended(model, data, split) if arguments.blend else None
+        model.fit(split.train, validation=split.validation, **how)
+    blend = blended(model, data, split, exclude_seen) if arguments.blend else None
     seconds = time.perf_counter() - started
     (blend or model).save(arguments.out)
     if arguments.report is not None:
         # Settings are chosen by looking at this page: it shows the validation part, not the test.
         reports = None
         if split is not None and split.validation is not None:
-            reports = dict(judged(model, split, split.validation, {"k": 10}, tuned=False))
+            options = {"k": 10, "exclude_seen": exclude_seen}
+            reports = dict(judged(model, split, split.validation, options, tuned=False))
         report.write(arguments.report, model, split, reports, part="validation", data=arguments.data)
     best = next((entry["metric"] for entry in model.history_ if entry["epoch"] == model.best_epoch_), None)
     summary: dict[str, Any] = {
@@ -111,11 +117,12 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def blended(model: SelfAttentionRecommender, data: Interactions, split: Split | None) -> Blend:
+def blended(model: SelfAttentionRecommender, data: Interactions, split: Split | None, exclude_seen: bool) -> Blend:
     """The trained model with rules, item-kNN and EASE; weights are learned where the model's epoch was chosen."""
     given = "last" if split is None else split.validation
     part, holdout = validation_of(data if split is None else split.train, given)
-    return Blend([model, *usual(part, holdout)]).fit(part, validation=holdout)
+    members = [model, *usual(part, holdout, exclude_seen)]
+    return Blend(members).fit(part, validation=holdout, exclude_seen=exclude_seen)
 
 
 def weights_of(blend: Blend) -> dict[str, float]:

@@ -192,7 +192,7 @@ class SelfAttentionRecommender(SequenceModel):
         self.random_state, self.device = random_state, device
 
     @classmethod
-    def for_data(cls, data: Interactions, preset: str = "best", **changes: Any) -> Self:
+    def for_data(cls, data: Interactions, preset: str = "best", *, exclude_seen: bool = True, **changes: Any) -> Self:
         """A model with the settings that `regard.recipes.recipe` has for these data; ``changes`` go before them.
 
         Parameters
@@ -200,10 +200,13 @@ class SelfAttentionRecommender(SequenceModel):
         data : Interactions
             What will be trained on.
         preset : "best" or "fast"
+        exclude_seen : bool, default True
+            Whether answers will leave out what the history holds, as in `recommend`; False where people come back to
+            the same items and are to be shown them.
         **changes
             Any argument of the constructor.
         """
-        settings = recipe(data, preset)
+        settings = recipe(data, preset, exclude_seen=exclude_seen)
         if changes.get("loss", POINTED[0]) not in POINTED:
             settings["pointer"] = False
         return cls(**settings | changes)
