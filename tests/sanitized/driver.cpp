@@ -56,6 +56,8 @@ void answer(const regard_model* model, unsigned seed) {
     histories.times = times.data(), histories.asked_at = asked_at.data();
     Answers answers(n, &histories);
     regard_recommend(model, &answers.args);
+    answers.args.exclude_seen = 0;
+    regard_recommend(model, &answers.args);
     answers.args.allow_offsets = answers.args.deny_offsets = offsets.data();
     answers.args.allow = answers.args.deny = items.data();
     regard_recommend(model, &answers.args);
@@ -72,6 +74,7 @@ void answer(const regard_model* model, unsigned seed) {
     time += draw(100000);
     regard_session_append(session, &item, &time, 1);
     time += draw(100000);
+    answers.args.exclude_seen = static_cast<int>(i % 2);
     regard_session_recommend(session, &answers.args);
   }
   std::vector<int64_t> times(static_cast<size_t>(info.max_len));
