@@ -110,7 +110,7 @@ static inline float max_lanes(vf x) {
   return REGARD_MAX(a, b);
 }
 
-static inline vf exp_near_zero(vf r) {  // |r| <= ln2 / 2
+static inline __attribute__((always_inline)) vf exp_near_zero(vf r) {  // |r| <= ln2 / 2
   vf p = splat(0.001381446621800502f);
   p = p * r + splat(0.008368780485742659f);
   p = p * r + splat(0.04166839422861031f);
@@ -150,7 +150,7 @@ static inline vf vexp(vf x) {
 // The same for x <= 0, as after the greatest is taken off, in three quarters of the time: without AVX-512 2^n is then
 // one factor; with it 2^n 2^f, x / ln2 = n + f, with 1 / ln2 in two parts and a polynomial fitted to 2^f (9e-8). Above
 // 0 it serves up to 88, beyond that the result is undefined.
-static inline vf vexp_falling(vf x) {
+static inline __attribute__((always_inline)) vf vexp_falling(vf x) {
 #if REGARD_VW == 16
   const vf n = _mm512_maskz_roundscale_ps(0xFFFF, x * splat(1.44269504f), _MM_FROUND_TO_NEAREST_INT);
   const vf f = _mm512_fmadd_ps(x, splat(1.9259630e-8f), _mm512_fmsub_ps(x, splat(1.44269502f), n));
