@@ -180,11 +180,7 @@ void Encoder::add_step(const Json& json, const Tensors& tensors) {
     if (!narrowed_) throw std::invalid_argument("expected an attention with newest before it");
     dim_ = width_;
     item_vectors_ = tensors.floats(json.text("table"), {n_items_, dim_});
-    if (json.find("pointer") == nullptr) return;
-    const std::string& name = json.text("pointer");
-    const float* weight = tensors.floats(name + ".weight", {max_len_, dim_});
-    pointer_ = {weight, tensors.floats(name + ".bias", {max_len_}), pack(weight, max_len_, dim_), nullptr, nullptr,
-                nullptr};
+    if (json.find("pointer") != nullptr) add_pointer(json.text("pointer"), tensors);
     return;
   } else {
     throw std::invalid_argument("kind '" + kind + "' is not known");

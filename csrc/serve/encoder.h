@@ -82,6 +82,7 @@ class Encoder {
   void add_step(const Json& step, const Tensors& tensors);
   const float* pack(const float* rows, int64_t n_out, int64_t n_in);
   void add_short_way(Step& step);
+  void add_pointer(const std::string& name, const Tensors& tensors);
   void add_map(Step& step, const std::string& weight, const std::string& bias, const Tensors& tensors);
   int64_t encode_some(const Histories& histories, int64_t begin, int64_t end, float* h) const;
   void reserve(Block& block, int64_t events) const;

@@ -6,6 +6,12 @@
 
 namespace regard {
 
+void Encoder::add_pointer(const std::string& name, const Tensors& tensors) {
+  const float* weight = tensors.floats(name + ".weight", {max_len_, dim_});
+  pointer_ = {weight, tensors.floats(name + ".bias", {max_len_}), pack(weight, max_len_, dim_), nullptr, nullptr,
+              nullptr};
+}
+
 int64_t Encoder::window(const int32_t* items, int64_t begin, int64_t end) const {
   for (int64_t known = 0; end > begin && known < max_len_; --end) known += items[end - 1] >= 0;
   return end;
