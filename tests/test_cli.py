@@ -232,6 +232,8 @@ def test_training_for_answers_that_may_be_seen_items_points_to_those_that_come_b
         # every held out item was seen: only where these are ranked can one be found
         assert (found["validation_ndcg@10"] > 0) is expected
     assert regard.load(out).members_[0].pointer
+    binary = answer(capsys, "train", str(path), "--out", out, *TINY, "--include-seen", "--loss", "bce")
+    assert not binary["settings"]["pointer"]  # which this loss would refuse
 
 
 def test_recommend_equals_the_library(model, capsys):

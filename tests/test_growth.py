@@ -163,6 +163,8 @@ def test_whatever_becomes_of_the_catalogue_its_8_bit_copy_is_of_the_vectors_as_t
     check(regard.load(tmp_path / "model"))
 
 
-def test_without_many_items_no_8_bit_copy_is_made(fitted):
+def test_without_many_items_or_with_allowed_ones_no_8_bit_copy_is_made(fitted, monkeypatch):
     fitted.recommend([[101, 102]], k=2)
+    monkeypatch.setattr("regard.sequence_answers._QUANTIZED", 1)
+    fitted.recommend([[101, 102]], k=2, allow_items=[103, 104])
     assert fitted._quantized is None

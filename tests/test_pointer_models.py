@@ -173,7 +173,7 @@ def test_binary_losses_are_refused(loss):
     with pytest.raises(ValueError, match=f"loss: expected 'softmax' or 'sampled_softmax' with a pointer, got '{loss}'"):
         small(pointer=True, loss=loss).fit(chains())
     for_data = functools.partial(regard.SelfAttentionRecommender.for_data, returning(), exclude_seen=False)
-    assert for_data().pointer and not for_data(loss=loss).pointer
+    assert for_data().pointer and not for_data(loss=loss).pointer and not for_data(device="cuda").pointer
 
 
 @pytest.mark.parametrize(

@@ -226,11 +226,11 @@ regard_status regard_model_gains(const regard_model* handle, const regard_histor
     require(gains, "gains", total);
     require(counts, "counts", n);
     const CallScratch memory(3 * total);
-    auto* memory_of = reinterpret_cast<Gain*>(memory.data());
+    auto* found = reinterpret_cast<Gain*>(memory.data());
     Parts(n, 64, 16).each([&](int64_t, int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t at = all.offsets[i];
-        Gain* mine = memory_of + at;
+        Gain* mine = found + at;
         counts[i] = encoder.gains(h + i * encoder.dim(), all.items + at, all.offsets[i + 1] - at, mine,
                                   memory.data() + 2 * total + at);
         for (int64_t x = 0; x < counts[i]; ++x) items[at + x] = mine[x].item, gains[at + x] = mine[x].gain;

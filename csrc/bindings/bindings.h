@@ -106,6 +106,16 @@ Shape shape_of(const py::object& object, const char* name, size_t n);
 // Offsets of a ragged argument whose last entry must be the number of values. Nothing is read but the ends.
 const int64_t* offsets(const py::object& object, const char* name, int64_t rows, int64_t values);
 
+struct Lists {  // a ragged argument, or none
+  const int64_t* at = nullptr;
+  const int32_t* values = nullptr;
+  Lists(const py::object& offsets_in, const py::object& values_in, const char* name, int64_t rows) {
+    if (offsets_in.is_none()) return;
+    values = in<int32_t>(values_in, name, {kAny});
+    at = offsets(offsets_in, (std::string(name) + " offsets").c_str(), rows, shape_of(values_in, name, 1)[0]);
+  }
+};
+
 // (p, seed, step, site) or None.
 std::optional<regard_dropout> dropout_of(const py::object& object);
 

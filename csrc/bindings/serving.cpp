@@ -111,14 +111,9 @@ class ServingModel {
     regard_recommend_args args{};
     args.struct_size = sizeof args;
     args.histories = &all, args.k = k;
-    const auto list = [&](const py::object& ends, const py::object& values, const char* name, const int64_t*& at,
-                          const int32_t*& of) {
-      if (ends.is_none()) return;
-      const int64_t total = shape_of(values, name, 1)[0];
-      of = in<int32_t>(values, name, {total}), at = offsets(ends, name, all.n, total);
-    };
-    list(allow_offsets, allow, "allow", args.allow_offsets, args.allow);
-    list(deny_offsets, deny, "deny", args.deny_offsets, args.deny);
+    const Lists allowed(allow_offsets, allow, "allow", all.n), denied(deny_offsets, deny, "deny", all.n);
+    args.allow_offsets = allowed.at, args.allow = allowed.values;
+    args.deny_offsets = denied.at, args.deny = denied.values;
     py::array_t<int32_t> found({all.n, k});
     py::array_t<float> scores({all.n, k});
     std::vector<uint8_t> flags(static_cast<size_t>(all.n));

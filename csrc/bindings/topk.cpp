@@ -3,16 +3,6 @@
 namespace regard {
 namespace {
 
-struct Lists {  // a ragged argument, or none
-  const int64_t* at = nullptr;
-  const int32_t* values = nullptr;
-  Lists(const py::object& offsets_in, const py::object& values_in, const char* name, int64_t rows) {
-    if (offsets_in.is_none()) return;
-    values = in<int32_t>(values_in, name, {kAny});
-    at = offsets(offsets_in, (std::string(name) + " offsets").c_str(), rows, shape_of(values_in, name, 1)[0]);
-  }
-};
-
 Shape quantized_shape(int64_t n_items, int64_t dim) {  // one row per block of items
   size_t all = 0, one = 0;
   check(regard_quantized_size(n_items, dim, &all));

@@ -159,18 +159,6 @@ def unit_rows(x: Array, ws: Workspace = NEW) -> tuple[Array, Callable[[Array, Ar
     return y, lambda dy, dx: ops.rms_norm_backward(dy, x, weight, rstd, dx=dx, workspace=ws)
 
 
-def pointer(x: Array, name: str, run: Run) -> tuple[Array, Callable[[Array, Array], object]]:
-    """A score for each age of an event from every row, and ``backward(dy, dx)``, which adds to dx."""
-    weight, bias = f"{name}.weight", f"{name}.bias"
-    y, _ = ops.linear_forward(x, run.params[weight], run.params[bias], workspace=run.ws)
-
-    def backward(dy: Array, dx: Array) -> object:
-        grads: dict[str, Any] = {"dx": dx, "dweight": run.add_grad(weight), "dbias": run.add_grad(bias)}
-        return ops.linear_backward(dy, x, run.params[weight], **grads, workspace=run.ws)
-
-    return y, backward
-
-
 def embed(x: Array, step: Step, run: Run) -> tuple[Array, Backward]:
     name, scale = step["table"], step["scale"]
     y = ops.embedding_forward(run.params[name], run.items, scale=scale, workspace=run.ws)

@@ -284,7 +284,8 @@ class SequenceAnswers(GrowingModel):
             return there.top_k(histories, k, allow, deny)
         allowed = (None, None) if allow is None else (allow.offsets, allow.values)
         denied = (None, None) if deny is None else (deny.offsets, deny.values)
-        return self._served(whole=True).recommend(*self._as_served(histories), k, *allowed, *denied)
+        served = self._served(whole=allow is None)  # with allowed items the 8-bit copy is not read
+        return served.recommend(*self._as_served(histories), k, *allowed, *denied)
 
     def _quantized_items(self) -> dict[str, NDArray[Any]]:
         """The 8-bit copy of the item vectors that are scored, by its name in a file; nothing where it does not pay.

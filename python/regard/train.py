@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regard import ops
-from regard.layers import Run, Step, forward, item_tables, pointer, unit_rows
+from regard.layers import Run, Step, forward, item_tables, linear, unit_rows
 from regard.losses import LOSSES, SAMPLED, Sampler, pointed
 from regard.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
 from regard.progress import Progress
@@ -394,8 +394,9 @@ class Training(TrainingRun):
         events = items  # in the table that is scored
         if self.sampler is not None:
             negatives = self.sampler.draw(settings.random_state, number)
-            ids = items, targets, negatives.rows, items[: len(items) if self.pointer else 0]
-            (items, targets, drawn, events), params, grads, rows = self._touched(*ids)
+            again = items if self.pointer else items[:0]
+            touched = self._touched(items, targets, negatives.rows, again)
+            (items, targets, drawn, events), params, grads, rows = touched
             negatives = negatives._replace(rows=drawn)
         params, of_vectors, vectors_backward = self._item_vectors(params, grads, rows)
 
@@ -410,9 +411,10 @@ class Training(TrainingRun):
         if self.pointer is None:
             loss, dh = LOSSES[settings.loss](h, *of_items, **how)
         else:
-            by_age, pointer_backward = pointer(h, self.pointer, run)
+            parts = {part: f"{self.pointer}.{part}" for part in ("weight", "bias")}
+            by_age, by_age_backward = linear(h, parts | {"activation": None}, run)
             loss, dh, dby_age = pointed(h, *of_items, events, by_age, cu_seqlens, **how)
-            pointer_backward(dby_age, dh)
+            dh += by_age_backward(dby_age)
         backward(dh)
         vectors_backward()
         return loss, len(targets), grads, rows

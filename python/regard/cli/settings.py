@@ -9,10 +9,10 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regard.models.self_attention import SelfAttentionRecommender
-from regard.recipes import PRESETS, recipe
+from regard.recipes import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,11 +96,11 @@ def chosen(arguments: argparse.Namespace, data: Callable[[], Interactions]) -> d
     """All settings: flags before the file, that before the preset for the data, that before the defaults, which are all
     there is without data.
     """
-    known = parameters()
-    values = {name: parameter.default for name, parameter in known.items()}
-    if arguments.preset is not None or arguments.data is not None:
-        values |= recipe(data(), arguments.preset or "best", exclude_seen=not arguments.include_seen)
-    return values | given(arguments)
+    changes: dict[str, Any] = given(arguments)
+    if arguments.preset is None and arguments.data is None:
+        return SelfAttentionRecommender(**changes).get_params()
+    how = {"exclude_seen": not arguments.include_seen}
+    return SelfAttentionRecommender.for_data(data(), arguments.preset or "best", **how, **changes).get_params()
 
 
 def given(arguments: argparse.Namespace) -> dict[str, Value]:

@@ -207,8 +207,8 @@ class SelfAttentionRecommender(SequenceModel):
             Any argument of the constructor.
         """
         settings = recipe(data, preset, exclude_seen=exclude_seen)
-        if changes.get("loss", POINTED[0]) not in POINTED:
-            settings["pointer"] = False
+        if changes.get("loss", POINTED[0]) not in POINTED or changes.get("device") == "cuda":
+            settings["pointer"] = False  # they would refuse it
         return cls(**settings | changes)
 
     # ---- the model ----------------------------------------------------------------------------------------------
