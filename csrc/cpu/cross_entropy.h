@@ -41,15 +41,13 @@ static void cross_entropy_forward(const CrossEntropy& a, int64_t row_begin, int6
     }
   }
   for (int64_t i = row_begin; i < row_end; ++i) {
+    double target = -a.loss[i];
     a.lse[i] = state[i - row_begin].lse();
     if (a.beside != nullptr) {
-      const double target = -a.loss[i];
-      a.beside->whole[i] = log_of_both(a.lse[i], a.beside->all[i]);
-      a.beside->whole_target[i] = log_of_both(target, a.beside->target[i]);
-      a.loss[i] = a.beside->whole[i] - a.beside->whole_target[i];
-    } else {
-      a.loss[i] += a.lse[i];
+      a.lse[i] = a.beside->whole[i] = log_of_both(a.lse[i], a.beside->all[i]);
+      target = a.beside->whole_target[i] = log_of_both(target, a.beside->target[i]);
     }
+    a.loss[i] = a.lse[i] - target;
   }
 }
 
@@ -76,7 +74,7 @@ static void cross_entropy_backward(const CrossEntropy& a, int64_t row_begin, int
         const int64_t target = a.targets[row + i] - item;
         const bool here = target >= 0 && target < items;
         const double logit = here ? static_cast<double>(si[target]) : 0.0;
-        probabilities(si, a.beside ? a.beside->whole[row + i] : a.lse[row + i], items, si);
+        probabilities(si, a.lse[row + i], items, si);
         if (here) si[target] -= a.beside ? static_cast<float>(exp(logit - a.beside->whole_target[row + i])) : 1.0f;
         const vf w = splat(a.weights[row + i]);
         for (int64_t v = 0; v < items; v += VW) store(si + v, load(si + v) * w);

@@ -261,34 +261,6 @@ static inline void live_rows(const CrossEntropyBlock& a, int64_t piece, float* h
   }
 }
 
-namespace {
-struct RowEnd {
-  double factor, rest;  // of exp(score - top) to the probability; of the target, what its probability lacks
-};
-}  // namespace
-
-// lse and loss of a row: `others` is the sum of exp(score - top) without the target, whose score is `logit`.
-static __attribute__((noinline)) RowEnd row_end(const CrossEntropyBlock& a, int64_t row, float top, double others,
-                                                double logit) {
-  double base = top == -INFINITY ? 0.0 : static_cast<double>(top), kept = 1.0;
-  double elsewhere = 0.0;  // the part of the target that is beside
-  if (a.beside != nullptr) {
-    const double beside = a.beside->all[row], more = a.beside->target[row];
-    if (beside > base) kept = exp(base - beside), base = beside;
-    others = others * kept + exp(beside - base);
-    a.beside->whole_target[row] = log_of_both(logit, more);
-    elsewhere = 1.0 / (1.0 + exp(logit - more));
-  }
-  const double sum = others + exp(logit - base);
-  a.lse[row] = base + log(sum);
-  a.loss[row] = a.lse[row] - logit;
-  if (a.beside != nullptr) {
-    a.beside->whole[row] = a.lse[row];
-    a.loss[row] = a.lse[row] - a.beside->whole_target[row];
-  }
-  return {kept / sum, others / sum - elsewhere};
-}
-
 template <class Form>
 static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float* scratch) {
   const int64_t dim = a.dim, first = a.row_begin + piece * kPieceRows, rows = at_most(kPieceRows, a.row_end - first);
@@ -356,7 +328,9 @@ static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float*
 
   float factors[kPieceRows] = {0};
   for (int64_t i = 0; i < rows; ++i) {
-    const RowEnd end = row_end(a, first + i, top[i], others[i], logit[i]);
+    const double base = top[i] == -INFINITY ? 0.0 : static_cast<double>(top[i]);
+    const RowEnd end = row_end(a.beside, first + i, base, others[i], logit[i]);
+    a.lse[first + i] = end.lse, a.loss[first + i] = end.loss;
     if (!live[i]) continue;
     const double w = static_cast<double>(a.weights[first + i]);
     factors[i] = static_cast<float>(w * end.factor);

@@ -74,7 +74,7 @@ struct CrossEntropy {
   const int32_t* targets;  // (n)
   const float* weights;    // (n), already divided by their sum
   double* loss;            // (n), unweighted
-  double* lse;             // (n), without what is beside
+  double* lse;             // (n), of the whole sum
   float* dh;               // (n, dim)
   int64_t n_items, dim;
   const Beside* beside;  // or null

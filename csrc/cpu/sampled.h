@@ -54,8 +54,7 @@ static inline float sampled_softmax(const Sampled& a, int64_t row, float logit, 
     store(s + j, z);
     top = vmax(z, top);
   }
-  const float beside = a.beside ? static_cast<float>(a.beside->all[row]) : -INFINITY;
-  const float highest = max_lanes(top), greatest = beside > highest ? beside : highest;
+  const float greatest = max_lanes(top);
   double sum = 0.0;
   for (int64_t tile = 0; tile < ld; tile += kItemTile) {
     vf total = splat(0.0f);
@@ -66,18 +65,10 @@ static inline float sampled_softmax(const Sampled& a, int64_t row, float logit, 
     }
     sum += static_cast<double>(sum_lanes(total));
   }
-  const double base = static_cast<double>(greatest), t = static_cast<double>(logit);
-  if (a.beside != nullptr) sum += exp(a.beside->all[row] - base);
-  const double whole = sum + exp(t - base);
-  double elsewhere = 0.0;  // the part of the target that is beside
-  a.loss[row] = (base - t) + log(whole);
-  if (a.beside != nullptr) {
-    a.beside->whole[row] = base + log(whole), a.beside->whole_target[row] = log_of_both(t, a.beside->target[row]);
-    a.loss[row] = a.beside->whole[row] - a.beside->whole_target[row];
-    elsewhere = 1.0 / (1.0 + exp(t - a.beside->target[row]));
-  }
-  a.dtargets[row] = static_cast<float>(-(sum / whole - elsewhere) * a.row_weight);
-  return static_cast<float>(a.row_weight / whole);
+  const RowEnd end = row_end(a.beside, row, static_cast<double>(greatest), sum, static_cast<double>(logit));
+  a.loss[row] = end.loss;
+  a.dtargets[row] = static_cast<float>(-end.rest * a.row_weight);
+  return static_cast<float>(a.row_weight * end.factor);
 }
 
 static inline float sampled_binary(const Sampled& a, int64_t row, float logit, int64_t ld, float* s) {

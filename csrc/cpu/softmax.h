@@ -1,5 +1,6 @@
 // Softmax of rows of scores that come a tile at a time, and its probabilities made again from the log-sum-exp.
 #pragma once
+#include "cpu/kernels.h"
 #include "cpu/vec.h"
 
 namespace regard {
@@ -27,6 +28,29 @@ static inline void probabilities(const float* z, double lse, int64_t n, float* p
 static inline double log_of_both(double a, double b) {
   const double greater = a > b ? a : b;
   return b == -INFINITY ? a : greater + log(exp(a - greater) + exp(b - greater));
+}
+
+namespace {
+struct RowEnd {
+  double lse, loss;     // of the whole sum; what it is above the target's part
+  double factor, rest;  // of exp(score - base) to the probability; of the target, what its probability lacks
+};
+}  // namespace
+
+// The end of a row of a loss: `others` is the sum of exp(score - base) without the target, whose score is `logit`.
+// What is `beside`, or null, joins both; see cpu/cross_entropy.h.
+static __attribute__((noinline)) RowEnd row_end(const Beside* beside, int64_t row, double base, double others,
+                                                double logit) {
+  double kept = 1.0, target = logit, elsewhere = 0.0;  // elsewhere: the share of the target's part that is beside
+  if (beside != nullptr) {
+    const double all = beside->all[row], more = beside->target[row];
+    if (all > base) kept = exp(base - all), base = all;
+    others = others * kept + exp(all - base);
+    target = log_of_both(logit, more), elsewhere = 1.0 / (1.0 + exp(logit - more));
+  }
+  const double sum = others + exp(logit - base), lse = base + log(sum);
+  if (beside != nullptr) beside->whole[row] = lse, beside->whole_target[row] = target;
+  return {lse, lse - target, kept / sum, others / sum - elsewhere};
 }
 
 // log of positive doubles, absolute error below 1e-12: x = 2^n m with m from sqrt(1/2) to sqrt(2), and the series of
