@@ -7,7 +7,6 @@ import pickle
 
 import numpy as np
 import pytest
-from reference import time_bucket
 from small_models import chains, small
 
 import regard
@@ -115,7 +114,7 @@ def test_every_kind_of_step_is_known_and_steps_need_not_stand_as_the_models_have
     steps = [position, gap, save, save, save, norm, linear, drop, back, drop, add, add, rms, save, norm]
     steps += [ATTENTION, gate_add, save, gated, back, add, add, norm]
     shapes = {"up": (20, 8), "up.bias": (20,), "down": (8, 20), "down.bias": (8,), "norm": (8,), "norm.bias": (8,)}
-    shapes |= {"rms": (8,), "gate": (8, 8), "gate.bias": (8,), "positions": (5, 8), "gaps": (60, 8)} | SQUARES
+    shapes |= {"rms": (8,), "gate": (8, 8), "gate.bias": (8,), "positions": (5, 8), "gaps": (20, 8)} | SQUARES
     shapes |= {f"{name}.weight": (20, 8) for name in "ab"} | {f"{name}.bias": (20,) for name in "ab"}
     model, steps, params = made_of(steps, rng, **shapes)
     assert {step["kind"] for step in steps} == set(layers.KINDS)
@@ -127,18 +126,17 @@ def test_every_kind_of_step_is_known_and_steps_need_not_stand_as_the_models_have
     assert_close(h, expected[histories.offsets[1:] - 1])
 
 
-def test_gaps_are_told_apart_like_the_times_of_a_time_bias_up_to_the_largest(rng):
-    """Each gap alone, at the ends of buckets, backwards, and beyond what 64 bits hold."""
+def test_gaps_are_told_apart_by_doublings_up_to_the_largest(rng):
+    """Each gap alone, at the ends of doublings, backwards, and beyond what 64 bits hold."""
     gaps = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 86_399, 2**30, 2**31 - 2, 2**31, 2**62]
     times = np.array([*[0] * len(gaps), 50, -(2**63)])
     asked_at = np.array([*gaps, 20, 2**63 - 1])
     histories = TimedHistories(np.zeros(len(times), np.int32), np.arange(len(times) + 1), times, asked_at)
-    model, steps, params = made_of([{"kind": "gap", "weight": "gaps"}, ATTENTION], rng, gaps=(128, 8), **SQUARES)
+    model, steps, params = made_of([{"kind": "gap", "weight": "gaps"}, ATTENTION], rng, gaps=(32, 8), **SQUARES)
     h = np.empty((len(times), 8), np.float32)
     model.encode(histories.values, histories.offsets, histories.times, histories.asked_at, h)
     run = Run(histories.values, histories.offsets, params, times=times, next_times=asked_at)
-    wanted = [time_bucket(asked_at[i : i + 1], times[i : i + 1], 128)[0, 0] for i in range(len(gaps) + 1)]
-    assert run.gaps(128)[:-1].tolist() == wanted
+    assert run.gaps(32)[:-1].tolist() == [*(np.log2(np.float32(min(1 + gap, 2**31))).astype(int) for gap in gaps), 0]
     assert_close(h[:-1], layers.forward(steps, run)[0][:-1])
     np.testing.assert_array_equal(h[-1], h[-3])  # the gap of all 64 bits is in the last bucket
 
@@ -161,7 +159,7 @@ WRONG = [
     ([{}], "expected an entry 'kind'"),
     ([{"kind": "embed", "table": "items", "scale": 1.0}], "expected embed first and nowhere else"),
     ([{"kind": "position", "weight": "short"}], "expected a row for each of max_len places"),
-    ([{"kind": "gap", "weight": "many"}], "gap: expected 1 to 128 buckets"),
+    ([{"kind": "gap", "weight": "many"}], "gap: expected 1 to 32 buckets"),
     ([ATTENTION, {"kind": "gap", "weight": "few"}], "expected no gap after the last attention"),
     ([{"kind": "rms_norm", "weight": "w", "eps": 1e-6}], "tensor 'w': expected shape (8), got (4, 8)"),
     ([{"kind": "rms_norm", "weight": "q.bias", "eps": float("nan")}], "eps: expected a finite number"),
@@ -172,7 +170,7 @@ WRONG = [
 @pytest.mark.parametrize(("steps", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_a_list_that_does_not_fit_is_refused_with_the_step(steps, message, rng):
     with pytest.raises(ValueError) as raised:
-        made_of(steps, rng, w=(4, 8), c=(4,), short=(4, 8), many=(129, 8), few=(9, 8), **SQUARES)
+        made_of(steps, rng, w=(4, 8), c=(4,), short=(4, 8), many=(33, 8), few=(9, 8), **SQUARES)
     assert message in str(raised.value)
 
 

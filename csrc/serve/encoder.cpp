@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kMostSaved = 16;     // of saves that are open
 constexpr int64_t kWidestHead = 256;   // of the attention kernel
+constexpr int64_t kGapBuckets = 32;    // doublings that 2^31 seconds have
 constexpr int64_t kAtWork = 8;         // buffers that a step has in use beside what is saved
 constexpr int64_t kLargest = 1 << 20;  // of a width
 constexpr int64_t kHistories = 16;     // in a task
@@ -120,8 +121,8 @@ void Encoder::add_step(const Json& json, const Tensors& tensors) {
   } else if (kind == "gap") {
     step.kind = Step::Kind::gap;
     const Tensor& table = tensors.get(json.text("weight"), Type::f32, {Tensors::kAny, width_});
-    if (table.shape[0] < 1 || table.shape[0] > kTimeBuckets)
-      throw std::invalid_argument("gap: expected 1 to 128 buckets");
+    if (table.shape[0] < 1 || table.shape[0] > kGapBuckets)
+      throw std::invalid_argument("gap: expected 1 to 32 buckets");
     if (narrowed_) throw std::invalid_argument("expected no gap after the last attention");
     step.weight = static_cast<const float*>(table.data), step.n_buckets = table.shape[0];
     timed_ = true;
@@ -246,13 +247,13 @@ struct Encoder::Block {
 namespace {
 int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 
-// Of the seconds from one time to a later one, as in the attention's time bias: quarters of a doubling of 1 + seconds.
+// Of the seconds from one time to a later one: whole doublings of 1 + seconds.
 int64_t bucket(int64_t from, int64_t to, int64_t n_buckets) {
   const uint64_t apart = to > from ? static_cast<uint64_t>(to) - static_cast<uint64_t>(from) : 0;
   const float x = static_cast<float>(std::min<uint64_t>(apart, INT32_MAX)) + 1.0f;
   int32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
-  return std::min<int64_t>((bits - 0x3F800000) >> 21, n_buckets - 1);
+  return std::min<int64_t>((bits - 0x3F800000) >> 23, n_buckets - 1);
 }
 }  // namespace
 

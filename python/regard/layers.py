@@ -10,8 +10,8 @@ kind     what it does (x is (total, dim), all sequences one after another)
 ======== ==================================================================================================
 embed    rows of ``table`` for the items, times ``scale``
 position adds ``weight[p]``, p = place in the sequence counted from its start
-gap      adds ``weight[b]``, b = bucket of the time from the event to what is foretold from there, as in the
-         attention's ``time_bias``
+gap      adds ``weight[b]``, b = whole doublings of 1 + the seconds from the event to what is foretold from there, at
+         most the last row
 norm     layer norm with ``weight``, ``bias``, ``eps``
 rms_norm root mean square norm with ``weight``, ``eps``
 linear   ``activation(x W' + b)``
@@ -94,12 +94,12 @@ class Run:
         return (np.arange(len(self.items)) - starts).astype(np.int32)
 
     def gaps(self, n_buckets: int) -> NDArray[np.int32]:
-        """Bucket of the time from each event to what is foretold from there; see `regard.ops.attention_forward`."""
+        """Whole doublings of 1 + the seconds from each event to what is foretold from there, below ``n_buckets``."""
         if self.times is None or self.next_times is None:
             raise ValueError("gap: expected the times of the events, got none")
         seconds = np.clip(self.next_times - self.times, 0, 2**31 - 1).astype(np.float32) + np.float32(1)
-        quarters = (seconds.view(np.int32) - np.float32(1).view(np.int32)) >> 21
-        buckets: NDArray[np.int32] = np.minimum(quarters, np.int32(n_buckets - 1))
+        doublings = (seconds.view(np.int32) - np.float32(1).view(np.int32)) >> 23
+        buckets: NDArray[np.int32] = np.minimum(doublings, np.int32(n_buckets - 1))
         return buckets
 
 

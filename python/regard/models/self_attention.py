@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from regard.layers import Step
     from regard.sequence_model import Beginning, Initial
 
-_TIME_BUCKETS = 128  # of time_bias: 32 doublings of seconds
+_DOUBLINGS = 32  # of the seconds that a time bias tells apart, each in four steps
 _ITEMS, _OUTPUT = "items.weight", "output.weight"
 
 CHOICES = {
@@ -72,9 +72,9 @@ class SelfAttentionRecommender(SequenceModel):
     time_bias : bool, default False
         A learned score per head and time from an event to the one that is foretold, four steps to a doubling of the
         seconds (the bias of HSTU; Zhai et al. 2024, arXiv:2402.17152), and a learned vector for the time from each
-        event to the one after it: a score that all events share is lost in the softmax, so without it the model would
-        not know how long ago the last event was. Needs times in the data, and tells the model when the next event
-        happens: compare it with models of its kind alone.
+        event to the one after it, one to a doubling: a score that all events share is lost in the softmax, so without
+        it the model would not know how long ago the last event was. Needs times in the data, and tells the model when
+        the next event happens: compare it with models of its kind alone.
     output_table : "tied" or "separate"
         Whether items are scored with the vectors that histories are read with, or with vectors of their own.
     pointer : bool, default False
@@ -277,7 +277,7 @@ class SelfAttentionRecommender(SequenceModel):
         if self.positions == "absolute":
             params["positions.weight"] = (self.max_len, dim), 1 / math.sqrt(dim)
         if self.time_bias:
-            params["gaps.weight"] = (_TIME_BUCKETS, dim), 0.0
+            params["gaps.weight"] = (_DOUBLINGS, dim), 0.0
         for i in range(self.n_blocks):
             b = f"blocks.{i}"
             norm(f"{b}.attention_norm")
@@ -287,7 +287,7 @@ class SelfAttentionRecommender(SequenceModel):
             if self.positions == "relative":
                 params[f"{b}.attention.distance_bias"] = (self.n_heads, self.max_len), 0.0
             if self.time_bias:
-                params[f"{b}.attention.time_bias"] = (self.n_heads, _TIME_BUCKETS), 0.0
+                params[f"{b}.attention.time_bias"] = (self.n_heads, 4 * _DOUBLINGS), 0.0
             norm(f"{b}.ffn_norm")
             for part in ("1", *(["gate"] if self.ffn == "gated" else [])):
                 linear(f"{b}.ffn.{part}", ffn, dim)
