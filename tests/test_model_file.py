@@ -196,6 +196,7 @@ def test_a_truncated_file_is_refused(fitted, tmp_path, keep):
         (lambda h: h.update(kind="os.system"), "unknown kind of model 'os.system'"),
         (lambda h: h["settings"].update(dim=32), "expected shape"),
         (lambda h: h["settings"].update(dim=2**20, n_heads=2**12, attention_init="identity"), "expected shape"),
+        (lambda h: h["settings"].update(n_blocks=10**12), "n_blocks: expected at most 1000, got 1000000000000"),
         (lambda h: h["settings"].update(evil=1), "the header is damaged"),
         (lambda h: h["settings"].pop("dim") and h["settings"].update(dim="wide"), "damaged"),
         (lambda h: h.update(steps=[]), "does not belong to the settings"),

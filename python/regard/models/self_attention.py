@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from regard.layers import Step
     from regard.sequence_model import Beginning, Initial
 
+_MOST_BLOCKS = 1000  # else a hostile file has names of parameters made without end
 _DOUBLINGS = 32  # of the seconds that a time bias tells apart, each in four steps
 _ITEMS, _OUTPUT = "items.weight", "output.weight"
 
@@ -302,6 +303,8 @@ class SelfAttentionRecommender(SequenceModel):
     def _check(self) -> None:
         counts = ("dim", "n_blocks", "n_heads", "max_len", *(["ffn_dim"] if self.ffn_dim is not None else []))
         check(self, counts, {})
+        if self.n_blocks > _MOST_BLOCKS:
+            raise ValueError(f"n_blocks: expected at most {_MOST_BLOCKS}, got {self.n_blocks}")
         if self.dim % self.n_heads or self.dim // self.n_heads > 256:
             raise ValueError(
                 f"n_heads: expected a divisor of dim={self.dim}, heads at most 256 wide, got {self.n_heads}"
