@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard import _core, ops
-from regard.workspace import Workspace
+from regard.losses import smoothing
+from regard.workspace import NEW, Workspace
 
 
 def arrays(rng, n, n_items, dim, size=1.0):
@@ -267,3 +268,20 @@ def test_wrong_precision_and_gradients_are_named():
         ops.cross_entropy_value_and_grad(H, ITEMS, TARGETS, ditem_vectors=table)
     with pytest.raises(TypeError, match=r"lse: expected a float64 array \(3,\), got float32 \(3,\)"):
         ops.cross_entropy_backward(H, ITEMS, TARGETS, np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_smoothing_makes_it_the_cross_entropy_of_smoothed_targets(share, rng):
+    h, item_vectors, targets = arrays(rng, 70, 40, 7)
+    loss, dh, ditems = ops.cross_entropy_value_and_grad(h, item_vectors, targets)
+    loss += smoothing(h, item_vectors, targets, share, dh, ditems, ws=NEW)
+
+    h, item_vectors = h.astype(np.float64), item_vectors.astype(np.float64)
+    scores = h @ item_vectors.T
+    log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    wanted = np.full((70, 40), share / 40)
+    wanted[np.arange(70), targets] += 1 - share
+    slopes = (np.exp(log_p) - wanted) / 70
+    np.testing.assert_allclose(loss, -(wanted * log_p).sum(axis=1).mean(), rtol=1e-6)
+    np.testing.assert_allclose(dh, slopes @ item_vectors, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ditems, slopes.T @ h, rtol=0, atol=1e-6)

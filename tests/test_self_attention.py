@@ -151,6 +151,8 @@ def test_progress_is_shown_when_asked_for_and_silent_otherwise(capsys):
         ({"negatives": "hard"}, "negatives: expected one of uniform, popularity, got 'hard'"),
         ({"optimizer": "lion"}, "optimizer: expected one of adam, adagrad, sgd, got 'lion'"),
         ({"gbce_t": 1.5}, "gbce_t: expected from 0 to 1, got 1.5"),
+        ({"label_smoothing": 1.0}, "label_smoothing: expected from 0 to below 1, got 1.0"),
+        ({"label_smoothing": 0.1, "loss": "bce"}, "loss: expected 'softmax' with label smoothing, got 'bce'"),
         ({"max_norm": -1.0}, "max_norm: expected above 0, got -1.0"),
         ({"weight_decay": float("nan")}, "weight_decay: expected at least 0, got nan"),
         ({"random_state": -1}, "random_state: expected at least 0, got -1"),
@@ -163,6 +165,17 @@ def test_progress_is_shown_when_asked_for_and_silent_otherwise(capsys):
 def test_a_setting_out_of_range_is_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         small(**settings).fit(chains())
+
+
+@pytest.mark.parametrize("pointer", [False, True])
+def test_with_label_smoothing_a_model_that_knows_what_is_next_leaves_its_part_to_the_others(pointer):
+    found = []
+    for share in (0.0, 0.4):
+        model = small(epochs=30, dropout=0.0, label_smoothing=share, pointer=pointer).fit(chains(), validation=None)
+        scores = model.scores([[101, 102, 103]])[0].astype(np.float64)
+        found.append(np.exp(scores.max()) / np.exp(scores).sum())
+    assert found[0] > 0.9
+    np.testing.assert_allclose(found[1], 0.6 + 0.4 / model.item_ids_.size, atol=0.1)
 
 
 def test_data_without_a_pair_of_events_is_refused():

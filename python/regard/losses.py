@@ -177,6 +177,33 @@ def pointed(
     return loss, dh, dby_age
 
 
+def smoothing(
+    h: Array, items: Array, targets: Ints, share: float, dh: Array, ditems: Array, *, ws: Workspace
+) -> float:
+    """What it adds to the mean cross-entropy that a part of every target goes to all items alike.
+
+    With the target ``(1 - share) [v = target] + share / n_items`` in place of ``[v = target]`` the cross-entropy rises
+    by ``share * h·(items[target] - mean of items)``, in which the softmax does not occur. Label smoothing: Szegedy et
+    al. 2016, arXiv:1512.00567, section 7.
+
+    Parameters
+    ----------
+    h, items, targets
+        As of `softmax`.
+    share : float
+    dh, ditems
+        The gradients are added here.
+    """
+    each = share / len(targets)
+    apart, product = ops.embedding_forward(items, targets, workspace=ws), ws.empty(h.shape)
+    apart -= items.mean(axis=0)
+    value = each * float(np.multiply(h, apart, out=product).sum(dtype=np.float64))
+    dh += np.multiply(apart, np.float32(each), out=product)
+    ops.embedding_backward(h, targets, ditems, scale=each)
+    ditems -= np.float32(each / len(items)) * h.sum(axis=0)
+    return value
+
+
 LOSSES: dict[str, Loss] = {"softmax": softmax, "sampled_softmax": sampled_softmax, "bce": bce, "gbce": gbce}
 SAMPLED = ("sampled_softmax", "bce", "gbce")
 POINTED = ("softmax", "sampled_softmax")  # that a pointer goes with

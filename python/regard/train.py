@@ -12,7 +12,7 @@ import numpy as np
 
 from regard import ops
 from regard.layers import Run, Step, forward, item_tables, linear, unit_rows
-from regard.losses import LOSSES, SAMPLED, Sampler, pointed
+from regard.losses import LOSSES, SAMPLED, Sampler, pointed, smoothing
 from regard.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
 from regard.progress import Progress
 from regard.timed import TimedHistories
@@ -78,6 +78,7 @@ class Settings(RunSettings):
     negatives: str
     logq_correction: bool
     gbce_t: float
+    label_smoothing: float
     normalize_items: bool
     weight_averaging: bool
     precision: Any
@@ -88,6 +89,10 @@ class Settings(RunSettings):
         super().__post_init__()
         if not 0 <= self.gbce_t <= 1:
             raise ValueError(f"gbce_t: expected from 0 to 1, got {self.gbce_t}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing: expected from 0 to below 1, got {self.label_smoothing}")
+        if self.label_smoothing and self.loss in SAMPLED:
+            raise ValueError(f"loss: expected 'softmax' with label smoothing, got {self.loss!r}")
 
 
 @dataclass
@@ -415,6 +420,9 @@ class Training(TrainingRun):
             by_age, by_age_backward = linear(h, parts | {"activation": None}, run)
             loss, dh, dby_age = pointed(h, *of_items, events, by_age, cu_seqlens, **how)
             dh += by_age_backward(dby_age)
+        if settings.label_smoothing:
+            table, gradient = params[scored], run.add_grad(scored)
+            loss += smoothing(h, table, targets, settings.label_smoothing, dh, gradient, ws=self.ws)
         backward(dh)
         vectors_backward()
         return loss, len(targets), grads, rows

@@ -26,6 +26,7 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "dropout": (0.0, 0.7, False),
     "learning_rate": (3e-4, 1e-2, True),
     "batch_size": (8, 16, 32, 64, 128, 256),
+    "label_smoothing": (0.0, 0.1, 0.2),
     "normalize_items": (False, True),
     "weight_averaging": (False, True),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Self
 
-from regard.losses import POINTED
+from regard.losses import POINTED, SAMPLED
 from regard.recipes import recipe
 from regard.sequence_model import Identity, SequenceModel
 from regard.train import check
@@ -38,6 +38,7 @@ _ON_CUDA = {  # what is written for it
     "optimizer": ("adam", "sgd"),
     "time_bias": (False,),
     "pointer": (False,),
+    "label_smoothing": (0.0,),
 }
 
 
@@ -104,6 +105,9 @@ class SelfAttentionRecommender(SequenceModel):
         Whether the sampled softmax corrects for how often each is drawn.
     gbce_t : float, default 0.75
         Calibration of gBCE, from 0 (plain BCE) to 1.
+    label_smoothing : float, default 0
+        The part of every target that goes to all items alike, from 0 to below 1, with ``loss="softmax"``: what is next
+        is seldom certain (Szegedy et al. 2016, arXiv:1512.00567). With a pointer it is about the items' own scores.
     optimizer : "adam", "adagrad" or "sgd"
     learning_rate, batch_size, epochs, patience
         Users per batch; at most so many epochs, and so many without a better validation NDCG@10.
@@ -124,8 +128,8 @@ class SelfAttentionRecommender(SequenceModel):
         Same seed, same data: same bits, whatever the number of threads.
     device : "cpu" or "cuda"
         Where the model is trained and answers from. "cuda" needs the optional CUDA build (docs/cuda.md) and computes in
-        float32; with ``loss="softmax"`` and ``optimizer="adam"`` or ``"sgd"``, without ``time_bias``, ``pointer`` and
-        features of items. A model file does not hold it.
+        float32; with ``loss="softmax"`` and ``optimizer="adam"`` or ``"sgd"``, without ``time_bias``, ``pointer``,
+        ``label_smoothing`` and features of items. A model file does not hold it.
 
     Attributes
     ----------
@@ -165,6 +169,7 @@ class SelfAttentionRecommender(SequenceModel):
         negatives: str = "uniform",
         logq_correction: bool = True,
         gbce_t: float = 0.75,
+        label_smoothing: float = 0.0,
         optimizer: str = "adam",
         learning_rate: float = 2e-3,
         weight_decay: float = 0.0,
@@ -185,7 +190,8 @@ class SelfAttentionRecommender(SequenceModel):
         self.time_bias, self.output_table, self.pointer = time_bias, output_table, pointer
         self.normalize_items, self.item_features = normalize_items, item_features
         self.windows, self.loss, self.n_negatives, self.negatives = windows, loss, n_negatives, negatives
-        self.logq_correction, self.gbce_t, self.optimizer = logq_correction, gbce_t, optimizer
+        self.logq_correction, self.gbce_t, self.label_smoothing = logq_correction, gbce_t, label_smoothing
+        self.optimizer = optimizer
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
@@ -208,8 +214,10 @@ class SelfAttentionRecommender(SequenceModel):
             Any argument of the constructor.
         """
         settings = recipe(data, preset, exclude_seen=exclude_seen)
-        if changes.get("loss", POINTED[0]) not in POINTED or changes.get("device") == "cuda":
-            settings["pointer"] = False  # they would refuse it
+        on_device = changes.get("device") == "cuda"  # what would be refused is left out
+        settings["pointer"] &= changes.get("loss", POINTED[0]) in POINTED and not on_device
+        if changes.get("loss") in SAMPLED or on_device:
+            settings["label_smoothing"] = 0.0
         return cls(**settings | changes)
 
     # ---- the model ----------------------------------------------------------------------------------------------
