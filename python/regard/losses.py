@@ -177,9 +177,7 @@ def pointed(
     return loss, dh, dby_age
 
 
-def smoothing(
-    h: Array, items: Array, targets: Ints, share: float, dh: Array, ditems: Array, *, ws: Workspace
-) -> float:
+def smoothing(h: Array, items: Array, targets: Ints, share: float, dh: Array, ditems: Array, *, ws: Workspace) -> float:
     """What it adds to the mean cross-entropy that a part of every target goes to all items alike.
 
     With the target ``(1 - share) [v = target] + share / n_items`` in place of ``[v = target]`` the cross-entropy rises
