@@ -48,6 +48,13 @@ def test_the_best_settings_train_to_the_metric_that_was_told(data, found):
     assert max(entry["metric"] for entry in model.history_) == max(trial["metric"] for trial in found.trials)
 
 
+@pytest.mark.parametrize("loss", ["sampled_softmax", "bce"])
+def test_what_the_loss_would_refuse_is_not_searched(loss, data):
+    tuning = tune(data, n_trials=6, loss=loss, n_negatives=6, **FAST)
+    assert [set(trial["settings"]) for trial in tuning.trials] == [set(SEARCHED) - {"label_smoothing"}] * 6
+    assert tuning.best["label_smoothing"] == 0
+
+
 def test_the_same_seed_gives_the_same_trials_and_another_seed_others(data, found):
     assert comparable(tune(data, n_trials=4, **FAST)) == comparable(found)
     assert comparable(tune(data, n_trials=4, seed=1, **FAST)) != comparable(found)

@@ -411,7 +411,8 @@ class Training(TrainingRun):
             run.next_times = np.delete(windows.times, windows.offsets[:-1])
         h, backward = forward(self.steps, run)
         scored = self.tables[1]
-        of_items = params[scored], targets, negatives, run.add_grad(scored)
+        table, gradient = params[scored], run.add_grad(scored)
+        of_items = table, targets, negatives, gradient
         how: dict[str, Any] = {"precision": settings.precision, "ws": self.ws}
         if self.pointer is None:
             loss, dh = LOSSES[settings.loss](h, *of_items, **how)
@@ -421,7 +422,6 @@ class Training(TrainingRun):
             loss, dh, dby_age = pointed(h, *of_items, events, by_age, cu_seqlens, **how)
             dh += by_age_backward(dby_age)
         if settings.label_smoothing:
-            table, gradient = params[scored], run.add_grad(scored)
             loss += smoothing(h, table, targets, settings.label_smoothing, dh, gradient, ws=self.ws)
         backward(dh)
         vectors_backward()

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from regard.growth import validation_of
-from regard.models.self_attention import SelfAttentionRecommender
+from regard.models.self_attention import SelfAttentionRecommender, refused
 
 if TYPE_CHECKING:
     from regard.data import Interactions
@@ -86,7 +86,7 @@ def tune(
         Of `SelfAttentionRecommender.for_data`: what is tried first, and what is not searched.
     progress : function of one line of text, optional
     **settings
-        Arguments of `SelfAttentionRecommender` that are fixed; the others of `SPACE` are searched.
+        Arguments of `SelfAttentionRecommender` that are fixed; the others of `SPACE` that go with them are searched.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def tune(
         raise ValueError("validation: expected at least one user to judge settings by, got none")
     how: dict[str, Any] = {"exclude_seen": exclude_seen, "random_state": seed}
     first = SelfAttentionRecommender.for_data(data, preset, **settings, **how).get_params()
-    searched = [name for name in SPACE if name not in settings]
+    searched = [name for name in SPACE if name not in settings | refused(first["loss"], first["device"])]
     if not searched:
         raise ValueError(f"settings: expected one of {', '.join(SPACE)} to be left to search, all are given")
 

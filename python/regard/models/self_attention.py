@@ -42,6 +42,18 @@ _ON_CUDA = {  # what is written for it
 }
 
 
+def refused(loss: str, device: str) -> dict[str, Any]:
+    """Settings that do not go with any value with this loss on this device, each with one that does."""
+    values: dict[str, Any] = {}
+    if device == "cuda":
+        values |= {name: allowed[0] for name, allowed in _ON_CUDA.items()}
+    if loss not in POINTED:
+        values["pointer"] = False
+    if loss in SAMPLED:
+        values["label_smoothing"] = 0.0
+    return values
+
+
 class SelfAttentionRecommender(SequenceModel):
     """Next-item recommendation by self-attention over a user's history.
 
@@ -214,11 +226,8 @@ class SelfAttentionRecommender(SequenceModel):
             Any argument of the constructor.
         """
         settings = recipe(data, preset, exclude_seen=exclude_seen)
-        on_device = changes.get("device") == "cuda"  # what would be refused is left out
-        settings["pointer"] &= changes.get("loss", POINTED[0]) in POINTED and not on_device
-        if changes.get("loss") in SAMPLED or on_device:
-            settings["label_smoothing"] = 0.0
-        return cls(**settings | changes)
+        without = refused(changes.get("loss", "softmax"), changes.get("device", "cpu"))
+        return cls(**settings | {name: value for name, value in without.items() if name in settings} | changes)
 
     # ---- the model ----------------------------------------------------------------------------------------------
 
