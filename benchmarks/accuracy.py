@@ -48,7 +48,7 @@ REPEATS = ("college-msg",)  # people come back to the same items: these are rank
 def recipe(name: str) -> dict[str, Any]:
     """Settings of the preset "best" for ids alone, leave-one-out; for the benchmarks of one model."""
     train = regard.splits.leave_one_out(regard.datasets.load(name)).train
-    return regard.recipes.recipe(train) | {"item_features": False}
+    return {**regard.recipes.recipe(train), "item_features": False}
 
 
 def split_of(name: str, how: str) -> Split:

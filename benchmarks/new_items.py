@@ -63,7 +63,7 @@ def main() -> None:
             results[name][whose] = {metric: round(report[metric], 4) for metric in ("hr@10", "ndcg@10", "hr@100")}
         print(name, json.dumps(results[name]), flush=True)
 
-    settings = recipe(arguments.data) | {"item_features": True}
+    settings = {**recipe(arguments.data), "item_features": True}
 
     def model() -> Any:
         return regard.SelfAttentionRecommender(**settings, random_state=arguments.seed)

@@ -97,7 +97,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     for name in ("hr@10", "ndcg@10", "seconds", "peak_memory_mb"):
         values = np.array([row[name] for row in found()])
-        print(f"{arguments.data}  {name:15} {values.mean():9.4f} ± {values.std():.4f}  ({len(values)} seeds)")
+        print(f"{arguments.data}  {name:15} {values.mean():9.4f} ± {values.std(ddof=1):.4f}  ({len(values)} seeds)")
 
 
 if __name__ == "__main__":

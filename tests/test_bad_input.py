@@ -121,6 +121,55 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
         regard.Interactions.from_file(tmp_path / "m.csv")
 
 
+@pytest.mark.parametrize("name", ["dim", "n_heads", "max_len", "batch_size", "epochs", "patience", "random_state"])
+@pytest.mark.parametrize("value", [2.5, np.nan, 2.0, "2", None])
+def test_counts_that_are_no_whole_numbers_are_refused(name, value):
+    with pytest.raises(TypeError, match=f"{name}: expected a whole number, got {value!r}"):
+        small(**{name: value}).fit(chains())
+
+
+def test_a_quote_that_is_never_closed_is_an_error(tmp_path):
+    rows = [f"{user},{user % 7},film {user}\n" for user in range(100)]
+    rows[10] = '10,3,"odd film\n'
+    for ending in ("\n", ""):
+        (tmp_path / "q.csv").write_text("user_id,item_id,title\n" + "".join(rows).rstrip("\n") + ending)
+        with pytest.raises(ValueError, match=r'q\.csv: the quote " in line 12 is never closed'):
+            regard.Interactions.from_file(tmp_path / "q.csv")
+    rows[10] = '10,3,"two\nlines"\n'
+    rows[20] = "20\n"
+    (tmp_path / "q.csv").write_text("user_id,item_id,title\n" + "".join(rows))
+    with pytest.warns(UserWarning, match="line 23"):
+        assert regard.Interactions.from_file(tmp_path / "q.csv").n_events == 99
+
+
+def test_ids_of_another_type_are_not_judged_as_misses():
+    data = chains()
+    words = regard.Interactions(data.user_ids[data.sequences.row_of], data.item_ids[data.sequences.values].astype(str))
+    split = regard.splits.leave_one_out(words)
+    with pytest.raises(TypeError, match="holdout: expected item ids of the model's type, int64, got <U"):
+        regard.evaluate(small(epochs=1).fit(data), split.test)
+    with pytest.raises(TypeError, match="holdout: expected item ids"):
+        small(epochs=1).fit(data, validation=split.validation)
+
+
+def test_one_text_is_no_list_of_ids():
+    data = chains()
+    words = regard.Interactions(
+        data.user_ids[data.sequences.row_of], [f"i{item}" for item in data.item_ids[data.sequences.values]]
+    )
+    model = small(epochs=1).fit(words)
+    for act in (model.add_items, model.retire_items):
+        with pytest.raises(TypeError, match="item_ids: expected a list of item ids, got str 'i101'"):
+            act("i101")
+
+
+def test_ids_that_are_no_ids_are_named():
+    with pytest.raises(TypeError, match="user_id: expected an id for each event, got None"):
+        regard.Interactions(None, [1])
+    with pytest.raises(TypeError, match="item_id: expected an id for each event, got None"):
+        regard.Interactions([1], None)
+
+
 def test_an_unknown_setting_is_refused_by_name():
     with pytest.raises(TypeError, match="depth"):
         regard.SelfAttentionRecommender(depth=3)

@@ -295,3 +295,11 @@ def test_the_version_is_that_of_the_package(lib):
     assert lib.regard_version().decode() == regard.__version__
     assert lib.regard_compiler()
     assert lib.regard_abi_version() == 0
+
+
+def test_the_lists_of_instruction_sets_stay_as_they_were_given(lib):
+    names = ("regard_isa_built", "regard_isa_available")
+    built, available = (ctypes.cast(getattr(lib, name), ctypes.CFUNCTYPE(ctypes.c_void_p)) for name in names)
+    first = built()
+    before = ctypes.string_at(first)
+    assert available() != first and ctypes.string_at(first) == before

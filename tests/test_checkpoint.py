@@ -290,3 +290,18 @@ def test_fifty_random_kills_do_not_change_a_bit(tmp_path, record_property):
         assert [entry.name for entry in tmp_path.iterdir() if entry.name.endswith(".tmp")] == []
     record_property("kills", total)
     record_property("runs", runs)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"attention_init": "identity"}, "the model differs"),
+        ({"ffn_dim": 32}, "the model differs"),
+        ({"exclude_seen": False}, "exclude_seen is False, there True"),
+    ],
+)
+def test_a_run_of_another_model_or_judged_otherwise_is_not_gone_on_with(other, told, tmp_path):
+    data, how = split(), {"exclude_seen": other.pop("exclude_seen")} if "exclude_seen" in other else {}
+    small(epochs=1).fit(data.train, checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match=f"is of another run: {told}"):
+        small(epochs=1, **other).fit(data.train, checkpoint=tmp_path / "run", **how)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import regard
-from regard.cli import main
+from regard.cli import compare, main
 from regard.optim import Adam
 
 TINY = ["--dim", "8", "--n-blocks", "1", "--max-len", "8", "--epochs", "3", "--batch-size", "16"]
@@ -236,6 +236,42 @@ def test_training_for_answers_that_may_be_seen_items_points_to_those_that_come_b
     assert not binary["settings"]["pointer"]  # which this loss would refuse
 
 
+def test_a_blend_without_a_validation_part_is_refused_before_training(tmp_path, capsys):
+    path, out = tmp_path / "timed.csv", tmp_path / "m.safetensors"
+    lines = [f"{user},{100 + (user + step) % 12},{step}" for user in range(40) for step in range(8)]
+    path.write_text("user_id,item_id,datetime\n" + "\n".join(lines) + "\n")
+    words = ["train", str(path), "--out", str(out), *TINY, "--blend", "--split", "time", "--at", "6"]
+    assert "--blend: expected a validation part" in complaint(capsys, *words)
+    assert main([*words, "--validation-at", "5"]) == 0 and out.exists()
+
+
+def test_a_picture_needs_a_name_that_says_its_kind_before_the_work(model, events, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    explained = ["explain", model, "--history", "101 102", "--item", "103", "--out"]
+    for words in (["compare", events, "--plot"], explained, ["tune", events, "--out", str(tmp_path / "t"), "--plot"]):
+        assert "expected a name that ends in one of .png" in complaint(capsys, *words, str(tmp_path / "picture"))
+    assert "cannot write in the folder" in complaint(capsys, *explained, str(tmp_path / "no" / "a.png"))
+    for kind, begins in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        assert main([*explained, str(tmp_path / f"a.{kind}")]) == 0
+        assert (tmp_path / f"a.{kind}").read_bytes().startswith(begins)
+
+
+def test_rules_are_tuned_for_the_answers_that_are_asked_for(tmp_path, capsys, monkeypatch):
+    path, out = tmp_path / "returns.csv", str(tmp_path / "m.safetensors")
+    lines = [f"{user},{100 + user % 12 + step % 2}" for user in range(40) for step in range(8)]
+    path.write_text("user_id,item_id\n" + "\n".join(lines) + "\n")
+    assert main(["train", str(path), "--out", out, *TINY, "--include-seen"]) == 0
+    asked, fit_simple = {}, compare.fit_simple
+
+    def fitted(name, split, **how):
+        asked[name] = how
+        return fit_simple(name, split, **how)
+
+    monkeypatch.setattr(compare, "fit_simple", fitted)
+    assert main(["evaluate", out, str(path), "--include-seen", "--tune"]) == 0
+    assert asked["rules"] == {"tuned": True, "exclude_seen": False}
+
+
 def test_recommend_equals_the_library(model, capsys):
     result = answer(capsys, "recommend", model, "--history", "101 102, 103", "-k", "4")["results"]
     assert len(result) == 1
@@ -263,6 +299,8 @@ def test_recommend_reads_histories_from_a_file_or_standard_input(model, tmp_path
     assert from_file["results"][2]["flags"] == ["popular"]
     assert main(["recommend", model, "--histories", str(path)]) == 0
     out = capsys.readouterr().out
+    path.write_text("\n")
+    assert answer(capsys, "recommend", model, "--histories", str(path)) == {"results": []}
     assert "history 3" in out and "the most popular ones" in out and "1 events with unknown items" in out
 
 

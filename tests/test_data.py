@@ -324,3 +324,18 @@ def test_a_sample_of_users_keeps_what_they_had_and_no_other_item() -> None:
     assert sample.times is not None and sample.times.tolist() == [[2, 3], [4]]
     assert sample.weights is not None and sample.weights.tolist() == [[3, 2], [4]]
     assert sample.titles is not None and sample.titles.tolist() == ["7", "x", "9"]
+
+
+def test_a_sample_is_taken_by_numbers_or_by_a_mask():
+    data = Interactions([1, 1, 2, 3], [5, 6, 6, 7])
+    for users in ([0, 2], [2, -3], np.array([True, False, True]), range(0, 3, 2)):
+        assert data.take(users).user_ids.tolist() == [1, 3]
+    assert data.take([]).n_users == 0
+    with pytest.raises(IndexError):
+        data.take([True, False])
+
+
+def test_ids_of_ready_sequences_become_int64():
+    data = Interactions([1, 1, 2], [5, 6, 6])
+    short = Interactions.from_sequences(data.user_ids.astype(np.int16), data.item_ids.astype(np.int32), data.sequences)
+    assert short.user_ids.dtype == short.item_ids.dtype == np.int64

@@ -24,7 +24,8 @@ def test_every_set_has_the_numbers_of_its_card(name: str) -> None:
         pytest.skip(f"{name} is not in {FOLDER}; set REGARD_DATA")
     data = datasets.load(name, folder=FOLDER)
     assert (data.n_users, data.n_items, data.n_events) == (card.n_users, card.n_items, card.n_events)
-    assert (data.times is not None, data.titles is not None) == (card.has_times, card.has_titles)
+    there = tuple(about is not None for about in (data.times, data.titles, data.features))
+    assert there == (card.has_times, card.has_titles, card.has_features)
     if name.startswith("ml"):
         assert data.titles is not None and data.titles[data.rows_of([1])].tolist() == ["Toy Story (1995)"]
     if data.times is not None:

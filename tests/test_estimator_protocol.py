@@ -78,6 +78,18 @@ def test_scalars_of_numpy_from_a_grid_are_plain_in_repr_file_and_checkpoint(tmp_
 
 
 @pytest.mark.parametrize(
+    "grid",
+    [{"n_heads": np.int64(2)}, {"n_blocks": np.int64(1)}, {"dropout": np.float32(0.25)}, {"ffn_dim": np.int32(8)}],
+)
+def test_scalars_of_numpy_train_answer_and_are_kept(grid, tmp_path):
+    plain = {name: value.item() for name, value in grid.items()}
+    one, other = (small(epochs=1, **how).fit(chains(), checkpoint=tmp_path / "run") for how in (grid, plain))
+    one.save(tmp_path / "m")
+    for model in (one, regard.load(tmp_path / "m")):
+        np.testing.assert_array_equal(model.scores([[101, 102]]), other.scores([[101, 102]]))
+
+
+@pytest.mark.parametrize(
     ("make", "shown"),
     [
         (lambda: small(loss="bce"), ["loss", "bce", "not yet"]),

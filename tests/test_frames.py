@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import regard
 from regard.baselines import Popularity
 from regard.data import Interactions, RegardDataWarning
 from regard.ragged import Ragged
@@ -328,3 +329,25 @@ def test_the_benchmark_of_the_data_path_agrees_with_pandas_and_polars(tmp_path: 
     rows = json.loads(results.read_text())
     assert len(rows) == 10 and len({(row["ids"], row["digest"]) for row in rows}) == 2
     assert all(row["rows_per_second"] > 0 and row["peak_memory_mb"] > 0 for row in rows)
+
+
+def test_missing_values_of_nullable_columns_are_missing_features() -> None:
+    price, kind = pandas.array([3, None], dtype="Int64"), pandas.array(["a", None], dtype="string")
+    frame = pandas.DataFrame({"item_id": [1, 2], "price": price, "kind": kind})
+    features = regard.ItemFeatures.from_frame(frame, numbers=["price"], categories=["kind"])
+    np.testing.assert_array_equal(features.numbers["price"], [3, np.nan])
+    assert features.categories["kind"] == [["a"], []]
+    with pytest.raises(TypeError, match="categories"):
+        regard.ItemFeatures([1], categories={"kind": [np.inf]})
+
+
+def test_columns_named_by_numbers_are_found() -> None:
+    frame = pandas.DataFrame([[1, 5], [1, 6]])
+    for columns in ({0: "user_id", 1: "item_id"}, {"0": "user_id", "1": "item_id"}):
+        assert regard.Interactions.from_frame(frame, columns=columns).item_ids.tolist() == [5, 6]
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"bad\.parquet: damaged, or not a Parquet file"):
+        regard.Interactions.from_file(tmp_path / "bad.parquet")

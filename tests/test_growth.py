@@ -1,8 +1,10 @@
 """Models that grow and shrink: new users, new items, items that go."""
 
+import pickle
+
 import numpy as np
 import pytest
-from small_models import chains, small
+from small_models import chains, returning, small
 
 import regard
 
@@ -168,3 +170,52 @@ def test_without_many_items_or_with_allowed_ones_no_8_bit_copy_is_made(fitted, m
     monkeypatch.setattr("regard.sequence_answers._QUANTIZED", 1)
     fitted.recommend([[101, 102]], k=2, allow_items=[103, 104])
     assert fitted._quantized is None
+
+
+def test_training_goes_on_with_seen_items_ranked():
+    data = returning()
+    model = small(epochs=2).fit(data, exclude_seen=False)
+    model.fit_more(data, epochs=1, exclude_seen=False)
+    assert model.history_[-1]["metric"] > 0
+    model.fit_more(data, epochs=1)  # what is held out was seen by all
+    assert model.history_[-1]["metric"] == 0
+
+
+FAILURES = {
+    "no user with two events": lambda model: model.fit(regard.Interactions(np.arange(9), np.arange(100, 109))),
+    "a callback": lambda model: model.fit(chains(n_items=9), callbacks=[lambda entry: 1 / 0]),
+    "a loss that is not finite": lambda model: model.set_params(learning_rate=1e38).fit(chains(n_items=9)),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_a_failed_fit_leaves_the_model_as_it_was(failure):
+    model = small(epochs=2).fit(chains())
+    params, answer = model.get_params(), model.recommend([[101, 102]], k=5)
+    with pytest.raises((ValueError, ZeroDivisionError, FloatingPointError)):
+        failure(model)
+    np.testing.assert_array_equal(model.recommend([[101, 102]], k=5).scores, answer.scores)
+    model.similar_items([101])
+    assert params == model.set_params(learning_rate=params["learning_rate"]).get_params()
+    unfitted = small()
+    with pytest.raises((ValueError, ZeroDivisionError, FloatingPointError)):
+        failure(unfitted)
+    with pytest.raises(RuntimeError, match="not fitted yet"):
+        unfitted.recommend([101])
+
+
+def test_settings_of_a_fitted_model_wait_for_the_next_fit(tmp_path):
+    model = small(epochs=1).fit(chains())
+    before = model.recommend([[101, 102]], k=5)
+    model.set_params(n_heads=2, dim=8, max_len=3)
+    assert (model.get_params()["n_heads"], model.n_heads) == (2, 1)
+    model.save(tmp_path / "m")
+    again = regard.load(tmp_path / "m")
+    for one in (model, again, pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(one.recommend([[101, 102]], k=5).scores, before.scores)
+    assert again.get_params()["n_heads"] == 1
+    model.fit(chains())
+    assert (model.n_heads, model.dim, model.max_len) == (2, 8, 3)
+    fresh = small(epochs=1, n_heads=2, dim=8, max_len=3).fit(chains())
+    np.testing.assert_array_equal(model.encode([[101]]), fresh.encode([[101]]))

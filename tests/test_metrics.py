@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_models import chains
 
+from regard.baselines import Popularity
 from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.recommender import Recommender
-from regard.splits import Holdout
+from regard.splits import Holdout, leave_one_out
 
 LETTERS = np.array(list("abcdefghij"))
 
@@ -291,3 +293,12 @@ def test_drawn_negatives_are_told_in_the_report_and_not_compared_with_full_ranki
 def test_negatives_need_a_number_and_scores(model, n):
     with pytest.raises(ValueError, match="sampled_negatives: expected at least 1, and a model with scores, got"):
         evaluate(model, holdout([[0]], [[3]]), k=3, sampled_negatives=n)
+
+
+def test_a_batch_of_no_users_is_refused_and_numbers_of_numpy_are_cut_offs():
+    split = leave_one_out(chains())
+    model = Popularity().fit(split.train)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size: expected at least 1, got {size}"):
+            evaluate(model, split.test, batch_size=size)
+    assert dict(evaluate(model, split.test, k=np.int64(10))) == dict(evaluate(model, split.test, k=10))

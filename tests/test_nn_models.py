@@ -390,3 +390,13 @@ def test_the_attention_model_is_whole_again_from_its_file(tmp_path, rng):
     model.save(tmp_path / "m.safetensors")
     again = nn.load_model(tmp_path / "m.safetensors", verify=True)
     np.testing.assert_array_equal(again.predict(x), model.predict(x))
+
+
+def test_what_was_computed_on_the_way_has_a_gradient_too():
+    x = nn.Tensor(np.array([1.0, 2.0], np.float32))
+    with nn.Tape() as tape:
+        tape.watch(x)
+        h = x * x
+        y = h * 3.0
+    found = [gradient.tolist() for gradient in tape.gradient(y, [x, h, y])]
+    assert found == [[6, 12], [3, 3], [1, 1]]

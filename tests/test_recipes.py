@@ -48,7 +48,6 @@ def test_the_fast_preset_goes_through_long_histories_less_often():
 def test_much_data_gets_a_wider_model_from_the_preset_best_alone_and_maps_drawn_by_chance():
     much = data(6_000, 30, 100)
     assert [recipe(some)["attention_init"] for some in (much, data(20, 60, 100))] == ["normal", "identity"]
-    assert [recipe(some)["label_smoothing"] for some in (much, data(20, 60, 100))] == [0.0, 0.1]
     assert [recipe(some, preset)["dim"] for some in (much, data(20, 60, 100)) for preset in PRESETS] == [
         128,
         64,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import sqlite3
 import subprocess
 import time
 
@@ -226,6 +227,26 @@ def test_appends_at_the_same_time_are_all_kept_in_an_order(where):
     assert items[::2] == items[1::2]
 
 
+def test_deleting_a_user_does_not_stop_the_others(tmp_path):
+    path = str(tmp_path / "events.sqlite")
+
+    async def work(store):
+        await store.append("u", [1], [0.0], None)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        deleting = asyncio.create_task(store.delete("u"))
+        for _ in range(5):  # the loop goes on while the file is held
+            await asyncio.sleep(0.01)
+        assert not deleting.done()
+        assert (await store.events("u")).items == [1]
+        other.execute("COMMIT")
+        other.close()
+        await deleting
+        assert (await store.events("u")).items == []
+
+    with_store(path, work)
+
+
 def test_a_store_that_cannot_be_used_says_so(tmp_path):
     broken = tmp_path / "events.sqlite"
     broken.write_bytes(b"not a database at all, but long enough to be looked at" * 100)
@@ -317,6 +338,22 @@ def test_the_service_can_be_mounted_in_another_application(path, tmp_path):
     assert status == 200
     assert answer["items"] == regard.load(path).recommend([100, 101], 3).items[0].tolist()
     assert asked(app, "GET", "/here/nothing")[0] == 404
+
+
+def test_a_body_in_one_message_is_held_to_the_limit(path, tmp_path):
+    service = Service(path, Settings(store=str(tmp_path / "e.sqlite"), watch_seconds=0, max_body=1000))
+    assert asked(service, "POST", "/v1/recommend", {"history": [100] * 20, "k": 3})[0] == 200
+    status, answer = asked(service, "POST", "/v1/recommend", {"history": [100] * 2000, "k": 3})
+    assert (status, answer["error"]) == (413, "too_large")
+
+
+def test_the_number_in_flight_is_shown(path, tmp_path):
+    service = Service(path, Settings(store=str(tmp_path / "e.sqlite"), watch_seconds=0))
+    waiting = lambda: service.metrics.registry.get_sample_value("regard_queue_length")  # noqa: E731
+    assert service.load.admit() and service.load.admit()
+    assert waiting() == 2
+    service.load.done()
+    assert waiting() == 1
 
 
 def test_a_fault_shows_no_more_than_that_it_is_one(path, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from small_models import chains, small
 
 import regard
-from regard import TimedHistories
+from regard import TimedHistories, report
 from regard.data import Interactions
 from regard.ids import drop_unknown
 from regard.ragged import Ragged
@@ -161,3 +161,23 @@ def test_growth_goes_on_with_times():
     before = model.params_["blocks.0.attention.time_bias"].copy()
     model.fit_more(gaps(40, seed=1), epochs=1)
     assert (model.params_["blocks.0.attention.time_bias"] != before).any()
+
+
+def test_histories_at_other_times_are_others_and_are_joined_with_their_times():
+    same, other = histories(), TimedHistories(histories().values, histories().offsets, histories().times + 1, 60)
+    assert same == histories() and same != other
+    assert parts(TimedHistories.concatenate([same, other])) == tuple(
+        a + b for a, b in zip(parts(same), parts(other), strict=True)
+    )
+
+
+def test_a_model_with_a_time_bias_is_compared_and_reported(tmp_path):
+    pytest.importorskip("matplotlib")
+    data = chains()
+    rows = data.sequences
+    timed = Interactions(data.user_ids[rows.row_of], data.item_ids[rows.values], np.arange(len(rows.values)) * 60.0)
+    split = leave_one_out(timed)
+    found = regard.compare(split, models=["popularity", "regard"], time_bias=True, epochs=1, dim=8)
+    model = found.models["regard"]
+    report.write(tmp_path / "page.html", model, split, {"regard": found.reports["regard"]})
+    assert "Attention in one history" in (tmp_path / "page.html").read_text()

@@ -69,7 +69,12 @@ def test_a_search_in_two_parts_is_the_search_in_one(data, found, tmp_path):
 
 def test_a_storage_of_other_data_or_settings_is_refused(data, tmp_path):
     tune(data, n_trials=1, storage=tmp_path / "s.db", **FAST)
-    for other, how in ((chains(n_users=31), {}), (data, {"seed": 1}), (data, {"max_norm": 1.0})):
+    for other, how in (
+        (chains(n_users=31), {}),
+        (data, {"seed": 1}),
+        (data, {"max_norm": 1.0}),
+        (data, {"exclude_seen": False}),
+    ):
         with pytest.raises(ValueError, match=r"s\.db is of a search with other data or settings"):
             tune(other, n_trials=2, storage=tmp_path / "s.db", **FAST, **how)
 
@@ -114,6 +119,33 @@ def test_without_users_to_judge_by_there_is_no_search():
     data = regard.Interactions(np.arange(5), np.arange(5))
     with pytest.raises(ValueError, match="validation: expected at least one user to judge settings by"):
         tune(data)
+
+
+def test_ctrl_c_ends_the_search_with_what_was_found(data, found, tmp_path, monkeypatch):
+    fit, fits = regard.SelfAttentionRecommender.fit, []
+
+    def interrupted(model, *arguments, **options):
+        fits.append(model)
+        if len(fits) != 3:
+            return fit(model, *arguments, **options)
+        after = options.pop("callbacks")
+
+        def stop(entry):
+            raise KeyboardInterrupt
+
+        return fit(model, *arguments, callbacks=[*after, stop], **options)
+
+    monkeypatch.setattr(regard.SelfAttentionRecommender, "fit", interrupted)
+    stopped = tune(data, n_trials=4, storage=tmp_path / "s.db", **FAST)
+    assert stopped.interrupted and len(fits) == 3
+    assert comparable(stopped) == comparable(found)[:2]
+    monkeypatch.setattr(regard.SelfAttentionRecommender, "fit", fit)
+    whole = tune(data, n_trials=4, storage=tmp_path / "s.db", **FAST)
+    assert not whole.interrupted and comparable(whole) == comparable(found)
+    fits[:] = [None, None]
+    monkeypatch.setattr(regard.SelfAttentionRecommender, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(data, n_trials=4, **FAST)
 
 
 def test_the_command_writes_settings_that_train_takes(tmp_path, capsys):

@@ -1,5 +1,4 @@
 // Softmax cross-entropy over the whole catalogue.
-#include <cmath>
 #include <iterator>
 #include <numeric>
 

@@ -1,5 +1,4 @@
 #include <cstdio>
-#include <cstring>
 
 #include "api/check.h"
 #include "api/dropout_key.h"
@@ -10,11 +9,10 @@ namespace {
 thread_local char last_error[512] = "";
 constexpr int kAbiVersion = 0;
 
-const char* joined(const std::vector<const Kernels*>& sets) {
-  thread_local std::string names;
-  names.clear();
+std::string joined(const std::vector<const Kernels*>& sets) {
+  std::string names;
   for (const Kernels* set : sets) names += (names.empty() ? "" : " ") + std::string(set->name);
-  return names.c_str();
+  return names;
 }
 
 }  // namespace
@@ -81,8 +79,22 @@ const char* regard_isa(void) {
   guarded([&] { name = kernels().name; });
   return name;
 }
-const char* regard_isa_built(void) { return joined(built_kernels()); }
-const char* regard_isa_available(void) { return joined(available_kernels()); }
+const char* regard_isa_built(void) {
+  const char* names = nullptr;
+  guarded([&] {
+    static const std::string kept = joined(built_kernels());
+    names = kept.c_str();
+  });
+  return names;
+}
+const char* regard_isa_available(void) {
+  const char* names = nullptr;
+  guarded([&] {
+    static const std::string kept = joined(available_kernels());
+    names = kept.c_str();
+  });
+  return names;
+}
 
 regard_status regard_set_isa(const char* name) {
   const regard_status status = guarded([&] {
@@ -94,9 +106,13 @@ regard_status regard_set_isa(const char* name) {
 
 int regard_num_threads(void) { return thread_count(); }
 const char* regard_num_threads_reason(void) {
-  thread_local std::string reason;
-  reason = thread_count_reason();
-  return reason.c_str();
+  const char* text = nullptr;
+  guarded([&] {
+    thread_local std::string reason;
+    reason = thread_count_reason();
+    text = reason.c_str();
+  });
+  return text;
 }
 regard_status regard_set_num_threads(int n) {
   return guarded([&] { set_thread_count(n); });

@@ -14,7 +14,6 @@
 namespace regard {
 namespace REGARD_ISA_ID {
 
-typedef uint32_t vu __attribute__((vector_size(4 * REGARD_VW)));
 typedef uint32_t vu_unaligned __attribute__((vector_size(4 * REGARD_VW), aligned(4), may_alias));
 
 static inline vu splat(uint32_t x) { return reinterpret_cast<vu>(splat(static_cast<int32_t>(x))); }

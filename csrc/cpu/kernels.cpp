@@ -25,7 +25,6 @@ namespace REGARD_ISA_ID {
 extern const Kernels table;
 const Kernels table = {
     REGARD_ISA_NAME,
-    VW,
     pack_panels,
     attention_forward,
     attention_backward,

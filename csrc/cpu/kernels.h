@@ -223,7 +223,6 @@ struct AdamStep {
 
 struct Kernels {
   const char* name;
-  int64_t vector_floats;
   void (*pack_panels)(const float* rows, int64_t stride, int64_t n, int64_t depth, float* out);
 
   void (*attention_forward)(const Attention&, int64_t task_begin, int64_t task_end, float* scratch);

@@ -9,7 +9,7 @@
 //
 // Importance correction: Bengio and Senécal 2008. gBCE: Petrov and Macdonald 2023, arXiv:2308.07192.
 //
-// As in cross_entropy_fused the scores of one block of rows exist at a time, and the factor of a row's ds, here
+// As in cross_entropy_pass.h the scores of one block of rows exist at a time, and the factor of a row's ds, here
 // `factor`, goes to dh and to h. The target's ds goes to `dtargets`: its item may belong to another worker.
 #pragma once
 #include "cpu/activation.h"

@@ -127,27 +127,16 @@ struct OnlineSoftmax {  // one row: greatest score so far, and the sum of exp(z 
   float greatest;
   double sum;
 
-  // Takes n scores whose greatest is in one of the lanes of `top`, leaves their exp up to the next whole vector;
-  // returns the factor by which earlier terms shrink.
-  float take(float* z, int64_t n, vf top) {
+  // Takes n scores, -inf up to the next whole vector, and leaves their exp.
+  void take(float* z, int64_t n) {
+    vf top = splat(-INFINITY);
+    for (int64_t j = 0; j < n; j += VW) top = vmax(load(z + j), top);
     const float before = greatest, tile = max_lanes(top);
     greatest = tile > before ? tile : before;
     // All scores -inf: keep exp finite, every term is then exp(-inf) = 0.
-    const vf base = splat(greatest == -INFINITY ? 0.0f : greatest);
-    vf total = splat(0.0f);
-    for (int64_t j = 0; j < n; j += VW) {
-      const vf p = vexp_falling(load(z + j) - base);
-      store(z + j, p);
-      total += p;
-    }
+    const float total = exp_row(z, n, greatest == -INFINITY ? 0.0f : greatest);
     const float shrink = before == -INFINITY ? 0.0f : expf(before - greatest);
-    sum = sum * static_cast<double>(shrink) + static_cast<double>(sum_lanes(total));
-    return shrink;
-  }
-  float take(float* z, int64_t n) {
-    vf top = splat(-INFINITY);
-    for (int64_t j = 0; j < n; j += VW) top = vmax(load(z + j), top);
-    return take(z, n, top);
+    sum = sum * static_cast<double>(shrink) + static_cast<double>(total);
   }
   double lse() const { return sum == 0.0 ? -INFINITY : static_cast<double>(greatest) + log(sum); }
 };

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(REGARD_BUILD) || defined(__GNUC__)
+#ifdef __GNUC__
 #define REGARD_API __attribute__((visibility("default")))
 #else
 #define REGARD_API
@@ -35,7 +35,7 @@ REGARD_API int regard_abi_version(void);
 
 /* The instruction set in use; NULL if REGARD_ISA names one that cannot be used. */
 REGARD_API const char* regard_isa(void);
-/* Names, separated by spaces, worst first. */
+/* Names, separated by spaces, worst first; NULL without memory for them. */
 REGARD_API const char* regard_isa_built(void);
 REGARD_API const char* regard_isa_available(void);
 REGARD_API regard_status regard_set_isa(const char* name);
@@ -43,6 +43,7 @@ REGARD_API regard_status regard_set_isa(const char* name);
 /* Threads for batch work: the least of the CPU affinity, the cgroup quota, OMP_NUM_THREADS and REGARD_NUM_THREADS
  * unless set here. Results do not depend on it. */
 REGARD_API int regard_num_threads(void);
+/* What decided; the text lasts until the thread's next call of this function. */
 REGARD_API const char* regard_num_threads_reason(void);
 REGARD_API regard_status regard_set_num_threads(int n);
 

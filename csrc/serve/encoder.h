@@ -15,7 +15,7 @@ namespace regard {
 struct Histories {          // rows of items, -1 for one that is not known and is skipped
   const int32_t* items;     // (offsets[n])
   const int64_t* offsets;   // (n + 1)
-  const int64_t* times;     // (offsets[n]) whole seconds; null for a model without time bias
+  const int64_t* times;     // (offsets[n]) whole seconds; null where the model is not timed
   const int64_t* asked_at;  // (n)
 };
 
@@ -61,16 +61,17 @@ class Encoder {
   void encode(const Histories& histories, int64_t n, float* h) const;
 
   // The same of one history of n known events, n up to max_len, whose first `known` have left their keys and values in
-  // `kept`, one for each attention; the others leave theirs. times: (n), of a model with a time bias.
+  // `kept`, one for each attention; the others leave theirs. times: (n), of a timed model.
   void extend(const int32_t* items, const int64_t* times, int64_t n, int64_t asked_at, int64_t known,
               KeysAndValues* kept, float* h) const;
   int64_t attentions() const;
 
-  // With a pointer: the items among the newest max_len known of n events, each once and sorted, with what they gain;
-  // returns their number. gains, by_age: room for min(n, max_len).
   // Where the newest max_len known of the events [begin, end) begin.
   int64_t window(const int32_t* items, int64_t begin, int64_t end) const;
+
   bool points() const { return pointer_.packed != nullptr; }
+  // With a pointer: the items among the newest max_len known of n events, each once and sorted, with what they gain;
+  // returns their number. gains, by_age: room for min(n, max_len).
   int64_t gains(const float* h, const int32_t* items, int64_t n, Gain* gains, float* by_age) const;
 
  private:

@@ -14,7 +14,7 @@ class Session {
 
   // Events one after another, -1 for one that is not known and is skipped. Before an event that finds max_len events
   // the oldest quarter of them is forgotten, and all that is left is encoded anew.
-  // times: (n) whole seconds, of a model with a time bias.
+  // times: (n) whole seconds, of a timed model.
   void append(const int32_t* items, const int64_t* times, int64_t n);
   void recommend(Request request, int64_t asked_at);  // without histories: those of the session
   // The events that it knows, oldest first, and their times if it has them: what a session can be made of again.
@@ -26,7 +26,7 @@ class Session {
   mutable std::mutex mutex_;
   std::vector<int32_t> items_;
   std::vector<int64_t> times_;
-  // Events in the cache. With a time bias the newest is not among them: the time of the next event, which it sees, is
+  // Events in the cache. Of a timed model the newest is not among them: the time of the next event, which it sees, is
   // not known yet.
   size_t settled_ = 0;
   std::vector<float> h_;

@@ -10,6 +10,9 @@ from regard._core import version as _version
 
 if TYPE_CHECKING:
     from regard import baselines, click_metrics, datasets, nn, ops, plots, splits
+    from regard import cuda as cuda
+    from regard import serve as serve
+    from regard import sessions as sessions
     from regard.blend import Blend
     from regard.comparison import compare
     from regard.data import Interactions
@@ -73,12 +76,13 @@ _HOME = {
     "get_library": "regard.embedding",
     "load": "regard.recommender",
 }
+_ON_DEMAND = ("cuda", "serve", "sessions")  # not in __all__: they may need what is not installed
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in __all__:
+    if name in __all__ or name in _ON_DEMAND:
         return importlib.import_module(f"regard.{name}")
     raise AttributeError(f"module 'regard' has no attribute {name!r}")
 

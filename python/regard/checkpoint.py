@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from regard import _core, tensor_file, whole_file
@@ -36,12 +37,23 @@ class Checkpoint:
         Fingerprint of the data that the run is trained and validated on.
     device : "cpu" (default) or "cuda"
         Where the run is computed.
+    judged_by : dict
+        What chooses the epoch, beside the data: a run that is judged otherwise is another.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, seconds: float, data: str, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        seconds: float,
+        data: str,
+        device: str = "cpu",
+        judged_by: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         if not seconds >= 0:
             raise ValueError(f"checkpoint_seconds: expected at least 0, got {seconds}")
         self.path, self.seconds, self.data, self.device = Path(path), seconds, data, device
+        self.judged_by = dict(judged_by)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"checkpoint: no folder {self.path.parent}")
         whole_file.remove_leftovers(self.path)
@@ -49,6 +61,12 @@ class Checkpoint:
 
     def _computed_with(self) -> dict[str, str]:
         return _machine() | ({} if self.device == "cpu" else {"isa": self.device})
+
+    def _whole(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """As it is read back: without NumPy, and no tuples."""
+        whole = identity | {"data": self.data, "settings": identity["settings"] | self.judged_by}
+        plain: dict[str, Any] = json.loads(json.dumps(whole, default=lambda value: value.item()))
+        return plain
 
     def due(self) -> bool:
         """Whether it is time to save."""
@@ -59,7 +77,7 @@ class Checkpoint:
         text = json.dumps(
             {
                 "version": _VERSION,
-                "identity": identity | {"data": self.data},
+                "identity": self._whole(identity),
                 "computed_with": self._computed_with(),
                 "progress": progress,
                 "sha256": {name: tensor_file.digest(tensor) for name, tensor in tensors.items()},
@@ -92,7 +110,7 @@ class Checkpoint:
             raise ValueError(f"{self.path}: not a checkpoint of regard, or damaged") from None
         if version != _VERSION:
             raise ValueError(f"{self.path}: expected a checkpoint of version {_VERSION}, got {version!r}")
-        if theirs != (ours := json.loads(json.dumps(identity | {"data": self.data}))):
+        if theirs != (ours := self._whole(identity)):
             raise ValueError(f"checkpoint: {self.path} is of another run: {_differences(ours, theirs)}")
         if {name: tensor_file.digest(tensor) for name, tensor in tensors.items()} != digests:
             raise ValueError(f"{self.path}: a tensor does not have the digest in the header: the file is damaged")

@@ -25,7 +25,7 @@ from regard.impressions import Feature, Impressions, encode_features, learn_feat
 from regard.layers import Run, Step
 from regard.ragged import Ragged
 from regard.ranking import blocks
-from regard.recommender import POPULAR, SHORT, UNKNOWN, Recommendations, plain
+from regard.recommender import POPULAR, SHORT, UNKNOWN, Recommendations, plain, undone_if_it_fails
 from regard.target_network import ITEMS, Attention, Batch, ClickTraining, Negatives, fingerprint, item_vectors, logits
 from regard.train import Callback, RunSettings, complete
 from regard.workspace import of_this_thread
@@ -82,6 +82,7 @@ class ClickModel(GrowingCatalogue):
 
     # ---- training -----------------------------------------------------------------------------------------------
 
+    @undone_if_it_fails
     def fit(
         self,
         data: Impressions | Interactions,
@@ -108,10 +109,12 @@ class ClickModel(GrowingCatalogue):
         Raises
         ------
         ValueError
-            A setting out of range; nothing to train on; a checkpoint that is damaged or of another run.
+            A setting out of range; nothing to train on; a checkpoint that is damaged or of another run. The model is
+            then as it was.
         TypeError
             Neither impressions nor interactions.
         """
+        self._take_settings()
         self._check()
         settings = RunSettings(**{field.name: plain(getattr(self, field.name)) for field in fields(RunSettings)})
         if isinstance(data, Interactions):
@@ -149,9 +152,9 @@ class ClickModel(GrowingCatalogue):
         )
         kept = None
         if checkpoint is not None:
-            kept = Checkpoint(
-                checkpoint, seconds=checkpoint_seconds, data=fingerprint(batch, labels, held, self.features_)
-            )
+            data_read = fingerprint(batch, labels, held, self.features_)
+            judged_by = {"stop_by": self.stop_by}
+            kept = Checkpoint(checkpoint, seconds=checkpoint_seconds, data=data_read, judged_by=judged_by)
         judge = None if held is None else validate
         outcome = complete(run, validate=judge, callbacks=callbacks, progress=progress, checkpoint=kept)
         self.params_, self.history_ = self._folded(outcome.params), outcome.history

@@ -258,6 +258,8 @@ def compare(
                 model.fit(
                     split.train, validation="last" if validation is None else validation, exclude_seen=exclude_seen
                 )
+                if model.interrupted_:
+                    raise KeyboardInterrupt
             else:
                 model = fit_simple(name, fewer, tuned=validation is not None, exclude_seen=exclude_seen)
         except (ValueError, ModuleNotFoundError) as error:
@@ -300,8 +302,9 @@ def _sample(holdout: Holdout, n: int) -> Holdout:
 def _milliseconds(model: Recommender, holdout: Holdout, exclude_seen: bool, clock: Callable[[], float]) -> float:
     """Median time of ten recommendations for one history."""
     seconds = []
-    for history in holdout.histories[:_TIMED_USERS]:
-        ids = holdout.item_ids[history]
+    for i in range(min(_TIMED_USERS, len(holdout))):
+        history = holdout.histories[i : i + 1]
+        ids = history.with_values(holdout.item_ids[history.values])
         started = clock()
         model.recommend(ids, k=10, exclude_seen=exclude_seen)
         seconds.append(clock() - started)

@@ -216,7 +216,11 @@ class Interactions:
                 raise ImportError("reading Parquet needs Polars: pip install 'regard[files]'") from None
             if columns is not None and not isinstance(columns, Mapping):
                 raise ValueError("columns: expected a mapping for a Parquet file, which has a header")
-            return cls.from_frame(polars.read_parquet(path), columns=columns)
+            try:
+                frame = polars.read_parquet(path)
+            except polars.exceptions.PolarsError as error:
+                raise ValueError(f"{path}: damaged, or not a Parquet file ({error})") from None
+            return cls.from_frame(frame, columns=columns)
         texts, numbers, broken = read_text(path, columns, separator)
         for name in ("user_id", "item_id"):
             texts[name] = plain_integers(texts[name])
@@ -249,6 +253,10 @@ class Interactions:
         titles : (n_items,) str, default None
         features : ItemFeatures, default None
         """
+        user_ids, item_ids = (
+            ids.astype(np.int64, copy=False) if (ids := np.asarray(given)).dtype.kind == "i" else ids
+            for given in (user_ids, item_ids)
+        )
         for name, ids in (("user_ids", user_ids), ("item_ids", item_ids)):
             if ids.dtype.kind not in "iU" or (ids[1:] <= ids[:-1]).any():
                 raise ValueError(f"{name}: expected sorted, unique int64 or str, got {ids.dtype}")
@@ -295,10 +303,11 @@ class Interactions:
 
         Parameters
         ----------
-        users : (n,) integers
+        users : (n,) integers, or (n_users,) bool
             Places in `user_ids`; a range will do.
         """
-        rows = np.unique(np.asarray(users, np.int64))
+        chosen = np.asarray(users)
+        rows = np.unique(np.arange(self.n_users)[chosen if chosen.size else chosen.astype(np.int64)])
         sequences = self.sequences.take(rows)
         had, places = np.unique(sequences.values, return_inverse=True)
         sample = type(self).from_sequences(
@@ -391,6 +400,9 @@ class Interactions:
         broken: BadRows | None = None,
         unit: str = "row",
     ) -> None:
+        for name in ("user_id", "item_id"):
+            if given.get(name) is None:
+                raise TypeError(f"{name}: expected an id for each event, got None")
         n = len(given["user_id"])
         for name, values in given.items():
             if len(values) != n:

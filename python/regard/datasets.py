@@ -44,7 +44,7 @@ class Card:
         Checked by `load`.
     files : tuple of str
         Under the folder of data sets.
-    has_times, has_titles : bool
+    has_times, has_titles, has_features : bool
     protocol : str
         Which version of the data this is and what to mind when comparing with published numbers.
     source, terms : str
@@ -59,6 +59,7 @@ class Card:
     files: tuple[str, ...]
     has_times: bool
     has_titles: bool
+    has_features: bool
     protocol: str
     source: str
     terms: str
@@ -72,7 +73,7 @@ _CARDS = {
     card.name: card
     for card in (
         Card(
-            "synthetic", "Planted structure", 4000, 300, 96_512, (), True, True,
+            "synthetic", "Planted structure", 4000, 300, 96_512, (), True, True, False,
             "drawn by regard.datasets.synthetic() with its defaults; the best possible result is known exactly",
             "regard", "none",
         ),
@@ -81,7 +82,7 @@ _CARDS = {
             tuple(f"ml-1m/{f}" for f in (
                 "sequences-5core.txt.gz", "sequences-5core.items.tsv.gz", "sequences-5core.users.tsv.gz", "movies.dat"
             )),
-            False, True,
+            False, True, True,
             "movies with 5 ratings or more, every rating an event, as ml-1m.txt of SASRec and BERT4Rec; "
             "original movie and user ids; order only, equal seconds in the order of the rows",
             "GroupLens; Harper and Konstan 2015, The MovieLens Datasets", MOVIELENS,
@@ -89,18 +90,19 @@ _CARDS = {
         Card(
             "ml-1m-timed", "MovieLens 1M, users 1 to 2,998", 2_998, 3_416, 487_209,
             ("ml-1m/ratings.tsv.gz", "ml-1m/movies.dat"),
-            True, True,
+            True, True, True,
             "the users of ml-1m of whom every time is known, with their times; the order of events is that of ml-1m",
             "GroupLens; Harper and Konstan 2015, The MovieLens Datasets", MOVIELENS,
         ),
         Card(
-            "ml-100k", "MovieLens 100K", 943, 1_682, 100_000, ("ml-100k/u.data.gz", "ml-100k/u.item.gz"), True, True,
+            "ml-100k", "MovieLens 100K", 943, 1_682, 100_000, ("ml-100k/u.data.gz", "ml-100k/u.item.gz"),
+            True, True, True,
             "all ratings, every rating an event, sorted by time; equal times in the order of the file",
             "GroupLens; Harper and Konstan 2015, The MovieLens Datasets", MOVIELENS,
         ),
         Card(
             "ml-latest-small", "MovieLens latest-small (September 2018)", 610, 9_724, 100_836,
-            ("ml-latest-small/ratings.csv.gz", "ml-latest-small/movies.csv.gz"), True, True,
+            ("ml-latest-small/ratings.csv.gz", "ml-latest-small/movies.csv.gz"), True, True, True,
             "all ratings, every rating an event, sorted by time; equal times in the order of the file (by movie id); "
             "its authors ask not to report results on it",
             "GroupLens; Harper and Konstan 2015, The MovieLens Datasets",
@@ -108,59 +110,60 @@ _CARDS = {
         ),
         Card(
             "amazon-beauty", "Amazon Beauty (2014)", 22_363, 12_101, 198_502, _s3_rec("amazon-beauty/Beauty"),
-            False, False, S3_REC, "J. McAuley, Amazon review data 2014; file of S3-Rec (CIKM 2020)",
+            False, False, True, S3_REC, "J. McAuley, Amazon review data 2014; file of S3-Rec (CIKM 2020)",
             "academic use; cite the authors",
         ),
         Card(
             "amazon-sports", "Amazon Sports and Outdoors (2014)", 35_598, 18_357, 296_337,
-            _s3_rec("amazon-sports/Sports_and_Outdoors"), False, False, S3_REC,
+            _s3_rec("amazon-sports/Sports_and_Outdoors"), False, False, True, S3_REC,
             "J. McAuley, Amazon review data 2014; file of S3-Rec (CIKM 2020)", "academic use; cite the authors",
         ),
         Card(
-            "yelp", "Yelp (2019)", 30_431, 20_033, 316_354, _s3_rec("yelp/Yelp"), False, False,
+            "yelp", "Yelp (2019)", 30_431, 20_033, 316_354, _s3_rec("yelp/Yelp"), False, False, True,
             S3_REC + "; 11,830 visits are repeated ones, and a repeated target counts as a miss",
             "Yelp Open Dataset; file of S3-Rec (CIKM 2020)", "academic, non-commercial use; no redistribution",
         ),
         Card(
-            "lastfm", "Last.fm (HetRec 2011)", 1_090, 3_646, 52_551, _s3_rec("lastfm/LastFM"), False, False, S3_REC,
+            "lastfm", "Last.fm (HetRec 2011)", 1_090, 3_646, 52_551, _s3_rec("lastfm/LastFM"), False, False, True,
+            S3_REC,
             "Last.fm, HetRec 2011; file of S3-Rec (CIKM 2020)", "non-commercial research",
         ),
         Card(
             "amazon-beauty-bert4rec", "Amazon Beauty (2014), without filter on items", 40_226, 54_542, 353_962,
-            ("amazon-beauty-bert4rec/beauty.txt.gz",), False, False,
+            ("amazon-beauty-bert4rec/beauty.txt.gz",), False, False, False,
             "file of BERT4Rec, users with 5 events or more; not the 12,101 items of amazon-beauty",
             "J. McAuley, Amazon review data 2014; file of BERT4Rec (CIKM 2019)", "academic use; cite the authors",
         ),
         Card(
             "amazon-grocery-rechorus", "Amazon Grocery and Gourmet Food (2014)", 14_681, 8_687, 121_892,
-            ("amazon-grocery-rechorus/train.csv.gz",), True, False,
+            ("amazon-grocery-rechorus/train.csv.gz",), True, False, False,
             "training file of ReChorus: the two events of each user that it holds out are missing",
             "J. McAuley, Amazon review data 2014; file of ReChorus", "academic use; cite the authors",
         ),
         Card(
             "diginetica", "Diginetica clicks", 186_670, 43_097, 906_140,
-            ("diginetica/train_sessions.txt.gz", "diginetica/test.txt.gz"), False, False, SESSIONS,
+            ("diginetica/train_sessions.txt.gz", "diginetica/test.txt.gz"), False, False, False, SESSIONS,
             "CIKM Cup 2016 track 2; file of GCE-GNN (SIGIR 2020)", "competition data, research use",
         ),
         Card(
             "yoochoose-1-64", "Yoochoose clicks, the last 1/64", 116_167, 17_376, 486_026,
-            ("yoochoose-1-64/train_sessions.txt.gz", "yoochoose-1-64/test.txt.gz"), False, False, SESSIONS,
+            ("yoochoose-1-64/train_sessions.txt.gz", "yoochoose-1-64/test.txt.gz"), False, False, False, SESSIONS,
             "RecSys Challenge 2015; file of DGNN (WSDM 2023)", "CC BY-NC-ND 4.0",
         ),
         Card(
             "retailrocket", "Retailrocket clicks", 126_168, 36_968, 685_984,
-            ("retailrocket/train_sessions.txt.gz", "retailrocket/test.txt.gz"), False, False, SESSIONS,
+            ("retailrocket/train_sessions.txt.gz", "retailrocket/test.txt.gz"), False, False, False, SESSIONS,
             "Retailrocket on Kaggle; file of CGENet", "CC BY-NC-SA 4.0",
         ),
         Card(
             "college-msg", "Messages at a university", 1_350, 1_862, 59_835, ("college-msg/CollegeMsg.txt.gz",),
-            True, False,
+            True, False, False,
             "a sender meets the receivers of its messages; 39,539 messages go to somebody written to before",
             "SNAP CollegeMsg; Panzarasa, Opsahl and Carley 2009", "research; cite the authors",
         ),
         Card(
             "mind-5k", "Microsoft News, 5,000 impressions", 4_637, 17_628, 146_474, ("mind-5k/behaviors.tsv.gz",),
-            False, False,
+            False, False, False,
             "clicks: of each user the history that the first impression gives, then what was clicked in its "
             "impressions in the order of time; articles shown and not clicked are left out; a sample, not to compare",
             "Microsoft News, MIND-small; Wu et al. 2020", "Microsoft research terms: non-commercial research only",

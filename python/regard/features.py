@@ -23,7 +23,7 @@ import numpy as np
 from regard import ops
 from regard.ids import as_ids, rows_of
 from regard.ragged import Ragged
-from regard.tables import ALIASES, objects, open_rows, plain_integers, squeezed
+from regard.tables import ALIASES, is_missing, objects, open_rows, plain_integers, squeezed
 from regard.workspace import NEW, Workspace
 
 if TYPE_CHECKING:
@@ -146,12 +146,13 @@ class ItemFeatures:
             No such column, a line with another number of fields, a damaged file.
         """
         with open_rows(Path(path), separator, "\t,;") as (_, lines):
-            header, *rows = [row for row in lines if row]
-        if not rows:
+            (_, header), *numbered = [(number, row) for number, row in lines if row]
+        if not numbered:
             raise ValueError(f"{path}: expected a header and at least one line, got 1 lines")
-        for number, row in enumerate(rows, 2):
+        for number, row in numbered:
             if len(row) != len(header):
-                raise ValueError(f"{path}: expected {len(header)} fields, got {len(row)} in row {number}")
+                raise ValueError(f"{path}: expected {len(header)} fields, got {len(row)} in line {number}")
+        rows = [row for _, row in numbered]
         columns = dict(zip(header, zip(*rows, strict=True), strict=True))
         ids = [name for name in header if name == "item_id"]
         ids = ids or [name for name in header if squeezed(name) in (*ALIASES["item_id"], "id")]
@@ -185,7 +186,7 @@ class ItemFeatures:
     def _numbers(self, name: str, values: Iterable[Any]) -> NDArray[np.float64]:
         cells = np.asarray(values if isinstance(values, np.ndarray) else list(values))
         if cells.dtype.kind == "O":
-            cells = np.array([np.nan if cell is None else cell for cell in cells.tolist()])
+            cells = np.array([np.nan if is_missing(cell) else cell for cell in cells.tolist()])
         if cells.ndim != 1 or cells.dtype.kind not in "iufb":
             raise TypeError(f"numbers[{name!r}]: expected a number for each item, got {cells.dtype} {cells.shape}")
         self._check_length(f"numbers[{name!r}]", len(cells))
@@ -216,11 +217,11 @@ def _keys(name: str, cell: Any) -> list[str]:
     if isinstance(cell, (list, tuple, set, frozenset, np.ndarray)):
         return [key for part in (sorted(cell, key=str) if isinstance(cell, (set, frozenset)) else cell)
                 for key in _keys(name, part)]  # fmt: skip
-    if cell is None or (isinstance(cell, (float, np.floating)) and np.isnan(cell)) or str(cell) == "":
+    if is_missing(cell):
         return []
     if isinstance(cell, (str, int, np.integer, np.bool)):
         return [str(cell)]
-    if isinstance(cell, (float, np.floating)) and cell == int(cell):
+    if isinstance(cell, (float, np.floating)) and np.isfinite(cell) and cell == int(cell):
         return [str(int(cell))]  # data frames make floats of integer columns with gaps
     raise TypeError(f"categories[{name!r}]: expected text, integers or lists of them, got {cell!r}")
 

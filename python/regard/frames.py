@@ -44,6 +44,8 @@ def frame_columns(frame: Any, choose: Callable[[list[str]], Mapping[str, str]]) 
     ImportError
         A lazy frame or an Arrow table without narwhals.
     """
+    if library_of(frame) == "pandas" and not all(isinstance(name, str) for name in frame.columns):
+        frame = frame.set_axis([str(name) for name in frame.columns], axis=1)  # narwhals finds columns by text alone
     opened = _open(frame)
     names = {str(name): name for name in (frame.columns if opened is None else opened.collect_schema().names())}
     chosen = {ours: names[theirs] for ours, theirs in choose(list(names)).items()}

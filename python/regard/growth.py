@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -47,11 +48,34 @@ class GrowingCatalogue(Recommender):
     history_: list[dict[str, Any]]
     best_epoch_: int
     _titles: model_file.Texts | None = None
+    _later: Mapping[str, Any] = MappingProxyType({})  # settings for the next fit: answers need those of the last one
 
     @cached_property
     def titles_(self) -> NDArray[Any] | None:  # type: ignore[override]
         """Decoded when first asked for, where they came from a file."""
         return None if self._titles is None else self._titles.decoded()
+
+    # ---- settings -----------------------------------------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor and their values, as the next ``fit`` takes them."""
+        return {**super().get_params(deep), **self._later}
+
+    def _set(self, params: dict[str, Any]) -> None:
+        """Those of a fitted model wait, but for ``device``, which is where it answers."""
+        if not hasattr(self, "params_"):
+            return super()._set(params)
+        super()._set({name: params[name] for name in params if name == "device"})
+        self._later = {**self._later, **{name: params[name] for name in params if name != "device"}}
+        return None
+
+    def _take_settings(self) -> None:
+        super()._set(dict(self._later))
+        self.__dict__.pop("_later", None)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "params_"):
+            raise RuntimeError(f"this {type(self).__name__} is not fitted yet: call fit first")
 
     def _restore_catalogue(self, content: model_file.Content) -> None:
         self.item_ids_, self._titles, self.popularity_ = content.item_ids, content.titles, content.popularity
@@ -206,8 +230,8 @@ class GrowingCatalogue(Recommender):
     def _file(self, **entries: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         header = {
             "kind": self.kind,
-            "settings": {name: plain(value) for name, value in self.get_params().items() if name != "device"},
-            "steps": self.steps(),
+            "settings": {name: plain(value) for name, value in super().get_params().items() if name != "device"},
+            "steps": json.loads(json.dumps(self.steps(), default=plain)),
             "best_epoch": self.best_epoch_,
             "history": self.history_,
             **entries,
@@ -225,7 +249,7 @@ class GrowingCatalogue(Recommender):
         self.features_ = content.features
         expected = self._with_features(dict(params))
         model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
-        if json.loads(json.dumps(self.steps())) != content.header["steps"]:
+        if json.loads(json.dumps(self.steps(), default=plain)) != content.header["steps"]:
             raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
         self._restore_catalogue(content)
         self.params_, self.interrupted_ = content.params, False
@@ -249,6 +273,7 @@ class GrowingModel(GrowingCatalogue):
         callbacks: Iterable[Callback],
         progress: bool | None,
         checkpoint: Any = None,
+        exclude_seen: bool = True,
     ) -> None:
         """Train these parameters, which have the items' own vectors, and keep the best."""
         raise NotImplementedError
@@ -260,6 +285,7 @@ class GrowingModel(GrowingCatalogue):
         epochs: int = 5,
         learning_rate: float | None = None,
         validation: Holdout | str | None = "last",
+        exclude_seen: bool = True,
         callbacks: Iterable[Callback] = (),
         progress: bool | None = None,
     ) -> Self:
@@ -272,7 +298,7 @@ class GrowingModel(GrowingCatalogue):
             the model does not know are added first (see `add_items`); items that ``data`` lacks stay.
         epochs : int, default 5
         learning_rate : float, default a quarter of the model's
-        validation, callbacks, progress
+        validation, exclude_seen, callbacks, progress
             As in `fit`.
 
         Notes
@@ -296,7 +322,7 @@ class GrowingModel(GrowingCatalogue):
         data = Interactions.from_sequences(data.user_ids, model.item_ids_, sequences, times=data.times)
         data, holdout = validation_of(data, validation)
         model.popularity_ = model.popularity_ + data.popularity()
-        model._train(model._unfolded(), data, settings, holdout, callbacks, progress)
+        model._train(model._unfolded(), data, settings, holdout, callbacks, progress, exclude_seen=exclude_seen)
         done = len(self.history_)
         for entry in model.history_:
             entry["epoch"] += done

@@ -46,6 +46,8 @@ def as_ids(name: str, values: Any, item_ids: np.ndarray) -> np.ndarray:
         Another type than the catalogue's, or mixed types.
     """
     expected = "int64" if item_ids.dtype.kind == "i" else "str"
+    if isinstance(values, str | bytes):
+        raise TypeError(f"{name}: expected a list of item ids, got {type(values).__name__} {values!r}")
     # NumPy would turn [1, "a"] into strings and [True] into a number: a list is looked at element by element
     listed = isinstance(values, Sequence) and not isinstance(values, np.ndarray)
     array = np.fromiter(values, object, len(values)) if listed else np.asarray(values)

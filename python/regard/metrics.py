@@ -208,8 +208,10 @@ def evaluate(
     Raises
     ------
     ValueError
-        ``k`` or ``sampled_negatives`` below 1; a holdout without users, or with a user who has no target; negatives for
-        an object with only ``recommend``.
+        ``k``, ``batch_size`` or ``sampled_negatives`` below 1; a holdout without users, or with a user who has no
+        target; negatives for an object with only ``recommend``.
+    TypeError
+        Item ids of another type than the model's; an object with neither ``scores`` nor ``recommend``.
 
     Notes
     -----
@@ -219,9 +221,11 @@ def evaluate(
     A history without an event that the model knows is ranked by popularity, as in `Recommender.recommend`.
     Targets that the model does not know are misses.
     """
-    cutoffs = [k] if isinstance(k, int) else sorted({int(cutoff) for cutoff in k})
+    cutoffs = [int(k)] if isinstance(k, int | np.integer) else sorted({int(cutoff) for cutoff in k})
     if not cutoffs or cutoffs[0] < 1:
         raise ValueError(f"k: expected numbers of at least 1, got {k!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     n_users, n_items = len(holdout.targets), len(holdout.item_ids)
     targets = union(n_items, holdout.targets)
     if not n_users:
@@ -309,6 +313,7 @@ class _Scores:
     def __init__(self, model: Any, item_ids: np.ndarray) -> None:
         self.model, self.item_ids = model, item_ids
         self.own_ids = getattr(model, "item_ids_", item_ids)
+        _check_alike(item_ids, self.own_ids)
         same = self.own_ids is item_ids or np.array_equal(self.own_ids, item_ids)
         self.to_own = None if same else rows_of(item_ids, self.own_ids)
 
@@ -366,9 +371,17 @@ class _Lists:
         items = np.asarray(result[0] if isinstance(result, tuple) else result)
         if items.shape != (len(histories), k):
             raise ValueError(f"recommend: expected items of shape {(len(histories), k)}, got {items.shape}")
+        _check_alike(self.item_ids, items)
         rows = rows_of(items.ravel(), self.item_ids).reshape(items.shape)
         found = rows[targets.row_of] == targets.values[:, None]
         return np.where(found.any(axis=1), 1.0 + found.argmax(axis=1), np.inf), rows
+
+
+def _check_alike(item_ids: np.ndarray, own_ids: np.ndarray) -> None:
+    """NumPy finds no number among texts, and says nothing."""
+    own_ids = np.asarray(own_ids)
+    if (item_ids.dtype.kind == "U") != (own_ids.dtype.kind == "U") and own_ids.size:
+        raise TypeError(f"holdout: expected item ids of the model's type, {own_ids.dtype}, got {item_ids.dtype}")
 
 
 def _judge(model: Any) -> type[_Scores] | type[_Lists]:
@@ -425,6 +438,7 @@ def _training_counts(model: Any, item_ids: np.ndarray, train: Interactions | Non
         own_ids, counts = getattr(model, "item_ids_", item_ids), model.popularity_
     else:
         return None
+    _check_alike(item_ids, own_ids)
     aligned: np.ndarray = np.append(counts, 0)[rows_of(item_ids, own_ids)]
     return aligned
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -15,7 +15,24 @@ _MOST_STEPS = 10_000  # of short histories
 _RETURNS = 0.1  # share of the events that are of an item which the history has, from which on a pointer pays
 
 
-def recipe(data: Interactions, preset: str = "best", *, exclude_seen: bool = True) -> dict[str, Any]:
+class Recipe(TypedDict):
+    """The arguments of `SelfAttentionRecommender` that follow from the data."""
+
+    dim: int
+    attention_init: str
+    max_len: int
+    dropout: float
+    pointer: bool
+    normalize_items: bool
+    item_features: bool
+    label_smoothing: float
+    ffn_dim: int | None
+    batch_size: int
+    epochs: int
+    weight_averaging: bool
+
+
+def recipe(data: Interactions, preset: str = "best", *, exclude_seen: bool = True) -> Recipe:
     """What to change in the defaults for these data.
 
     Parameters
@@ -28,8 +45,8 @@ def recipe(data: Interactions, preset: str = "best", *, exclude_seen: bool = Tru
 
     Returns
     -------
-    dict
-        Arguments of `SelfAttentionRecommender`.
+    Recipe
+        A dict of arguments of `SelfAttentionRecommender`.
 
     Notes
     -----

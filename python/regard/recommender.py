@@ -6,12 +6,13 @@ unknown ids, allow and deny lists, empty histories and padding are dealt with he
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
 from collections.abc import Callable
 from enum import IntFlag
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 
@@ -27,6 +28,25 @@ if TYPE_CHECKING:
     from .splits import Holdout
 
 __all__ = ["OK", "POPULAR", "SHORT", "UNKNOWN", "Flag", "Recommendations", "Recommender", "load"]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def undone_if_it_fails(method: F) -> F:
+    """Decorates a method of a model: an exception leaves the model as it was."""
+
+    @functools.wraps(method)
+    def wrapped(self: Any, *args: Any, **options: Any) -> Any:
+        before = dict(self.__dict__)
+        try:
+            return method(self, *args, **options)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    return cast("F", wrapped)
 
 
 class Flag(IntFlag):
@@ -326,11 +346,14 @@ class Recommender:
     def set_params(self, **params: Any) -> Self:
         """Change arguments of the constructor; takes effect at the next ``fit``."""
         known = self.get_params()
-        for name, value in params.items():
-            if name not in known:
-                raise ValueError(f"{name}: not a parameter of {type(self).__name__}, which has {', '.join(known)}")
-            setattr(self, name, value)
+        if unknown := [name for name in params if name not in known]:
+            raise ValueError(f"{unknown[0]}: not a parameter of {type(self).__name__}, which has {', '.join(known)}")
+        self._set(params)
         return self
+
+    def _set(self, params: dict[str, Any]) -> None:
+        for name, value in params.items():
+            setattr(self, name, value)
 
     def score(self, holdout: Holdout) -> float:
         """NDCG@10 on a holdout (the scikit-learn protocol: more is better); see `regard.evaluate` for more."""

@@ -11,10 +11,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from regard import _core, html, plots, whole_file
+from regard.sequence_model import SequenceModel
 
 if TYPE_CHECKING:
     from regard.metrics import Report
-    from regard.sequence_model import SequenceModel
     from regard.splits import Holdout, Split
 
 _STYLE = """
@@ -89,8 +89,11 @@ def write(
             ("Rare and popular targets", figure(popularity)),
         ]
     if split is not None and holdout is not None:
-        history = holdout.item_ids[holdout.histories[int(holdout.histories.lengths.argmax())][-25:]]
-        sections.append(("Attention in one history", figure(plots.attention_heatmap(model, history))))
+        if isinstance(model, SequenceModel):
+            longest = int(holdout.histories.lengths.argmax())
+            history = holdout.histories[longest : longest + 1].tail(25)
+            history = history.with_values(holdout.item_ids[history.values])
+            sections.append(("Attention in one history", figure(plots.attention_heatmap(model, history))))
         sections.append(("Data", split.train._repr_html_() + split._repr_html_()))
     sections += [
         ("Settings", html.table("", model.get_params().items())),

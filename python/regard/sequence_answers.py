@@ -65,7 +65,7 @@ class SequenceAnswers(GrowingModel):
         of = tuple(map(id, arrays))
         kept = self._serving
         if kept is None or kept[0] != of or (whole and not kept[2]):
-            header = json.dumps({"steps": self.steps(), "settings": {"max_len": plain(self.max_len)}})
+            header = json.dumps({"steps": self.steps(), "settings": {"max_len": self.max_len}}, default=plain)
             tensors = self.params_ | {"popularity": self.popularity_}
             if whole:
                 if self._packed is None or self._packed[0] is not self.item_ids_:

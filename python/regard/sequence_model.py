@@ -23,7 +23,7 @@ from regard.layers import unit_rows
 from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.ranking import blocks
-from regard.recommender import plain
+from regard.recommender import plain, undone_if_it_fails
 from regard.sequence_answers import SequenceAnswers
 from regard.timed import TimedHistories
 from regard.train import Callback, Settings, train
@@ -73,6 +73,7 @@ class SequenceModel(SequenceAnswers):
 
     # ---- training -----------------------------------------------------------------------------------------------
 
+    @undone_if_it_fails
     def fit(
         self,
         data: Interactions,
@@ -107,7 +108,8 @@ class SequenceModel(SequenceAnswers):
         Raises
         ------
         ValueError
-            A setting out of range; no user with two events; a checkpoint that is damaged or of another run.
+            A setting out of range; no user with two events; a checkpoint that is damaged or of another run. The model
+            is then as it was.
         FloatingPointError
             The loss is not finite.
 
@@ -115,6 +117,7 @@ class SequenceModel(SequenceAnswers):
         -----
         Ctrl-C ends the training early and keeps the best weights so far.
         """
+        self._take_settings()
         self._check()
         settings = self._settings()
         data, holdout = validation_of(data, validation)
@@ -164,7 +167,10 @@ class SequenceModel(SequenceAnswers):
         kept = None
         if checkpoint is not None:
             fingerprint = _fingerprint(data, sequences, holdout, self.features_)
-            kept = Checkpoint(checkpoint[0], seconds=checkpoint[1], data=fingerprint, device=self.device)
+            judged_by = {"exclude_seen": exclude_seen}
+            kept = Checkpoint(
+                checkpoint[0], seconds=checkpoint[1], data=fingerprint, device=self.device, judged_by=judged_by
+            )
         outcome = train(
             self.steps(),
             params,

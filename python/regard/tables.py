@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def flat(name: str, values: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def _missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """None, NaN, NaT, the NA of pandas, empty text."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
@@ -96,7 +97,7 @@ def read_ids(name: str, array: NDArray[Any] | Column) -> tuple[Any, NDArray[np.b
     if isinstance(array, Column):
         if array.words is None:
             return read_ids(name, array.values)[0], array.missing.copy()
-        blank = np.fromiter(map(_missing, array.words), bool, len(array.words))
+        blank = np.fromiter(map(is_missing, array.words), bool, len(array.words))
         return array, array.missing | blank[array.values]
     if array.dtype.kind in "iu":
         if array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any():
@@ -112,7 +113,7 @@ def read_ids(name: str, array: NDArray[Any] | Column) -> tuple[Any, NDArray[np.b
         array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
         array = (array.astype(str) if array.dtype.kind in "Mm" else array).astype(object)
     cells = array.tolist()
-    bad = np.fromiter(map(_missing, cells), bool, len(cells))
+    bad = np.fromiter(map(is_missing, cells), bool, len(cells))
     types = set(map(type, array[~bad].tolist() if bad.any() else cells))
     kinds = {_kind(t) for t in types}
     if kinds <= {"int", "float"} and kinds:
@@ -192,7 +193,7 @@ def _numbers(
 
 def _number(value: Any, read: Callable[[Any], float]) -> float:
     try:
-        return float("nan") if _missing(value) else float(read(value))
+        return float("nan") if is_missing(value) else float(read(value))
     except (TypeError, ValueError, OverflowError):
         return float("nan")
 
@@ -293,11 +294,13 @@ def event_order(users: NDArray[Any], times: NDArray[Any] | None) -> NDArray[np.i
 
 
 @contextmanager
-def open_rows(path: Path, separator: str | None, separators: str) -> Iterator[tuple[str, Iterator[list[str]]]]:
-    """The separator of a text file, also gzipped, and its rows of fields; an empty line is an empty row.
+def open_rows(
+    path: Path, separator: str | None, separators: str
+) -> Iterator[tuple[str, Iterator[tuple[int, list[str]]]]]:
+    """The separator of a text file, also gzipped, and its rows: the number of the last line, and the fields.
 
-    ``separators`` are tried on the first line if none is given. A file that is empty, damaged or not UTF-8 is a
-    ValueError, also while it is read.
+    ``separators`` are tried on the first line if none is given. An empty line is an empty row. A file that is empty,
+    damaged, not UTF-8, or ends within quotes is a ValueError, also while it is read.
     """
     import csv  # noqa: PLC0415  # import regard loads NumPy only
     import gzip  # noqa: PLC0415
@@ -311,15 +314,30 @@ def open_rows(path: Path, separator: str | None, separators: str) -> Iterator[tu
             file.seek(0)
             split = separator or next((s for s in separators if s in first), ",")
             if len(split) == 1:
-                yield split, csv.reader(file, delimiter=split)
+                yield split, _quoted_rows(path, csv.reader(chain(file, [_END]), delimiter=split))
             else:
-                yield split, (line.rstrip("\r\n").split(split) if line.strip() else [] for line in file)
+                fields = (line.rstrip("\r\n").split(split) if line.strip() else [] for line in file)
+                yield split, enumerate(fields, 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: damaged or cut-off gzip file ({error})") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8 text ({error})") from error
     except csv.Error as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+_END = "\x1e"  # a line after the last: where it is a field's end, a quote is open
+
+
+def _quoted_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    begins = 1
+    for row in reader:
+        if row and row[-1].endswith(_END):
+            if row != [_END]:
+                raise ValueError(f'{path}: the quote " in line {begins} is never closed')
+            return
+        yield reader.line_num, row
+        begins = reader.line_num + 1
 
 
 def squeezed(name: str) -> str:
@@ -331,8 +349,7 @@ def read_text(
     path: Path, columns: Mapping[str, str] | Sequence[str | None] | None, separator: str | None
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], BadRows]:
     """Our columns as text, the number of each line, and the lines with a wrong number of fields."""
-    with open_rows(path, separator, "\t,;| ") as (split, rows):
-        numbered = enumerate(rows, 1)
+    with open_rows(path, separator, "\t,;| ") as (split, numbered):
         if columns is None or isinstance(columns, Mapping):
             header: list[str | None] = [*next((row for _, row in numbered if row), [])]
             if not header:
@@ -359,7 +376,7 @@ def read_text(
 
 def resolve(found: Sequence[str | None], columns: Mapping[str, str] | None) -> dict[str, str]:
     """Our name → the name of the column, by `columns`, by the very name, or by a known alias."""
-    columns = columns or {}
+    columns = {str(theirs): ours for theirs, ours in (columns or {}).items()}
     for theirs, ours in columns.items():
         if theirs not in found:
             raise ValueError(f"columns: no column {theirs!r}, only {', '.join(map(str, found))}")
@@ -379,5 +396,8 @@ def resolve(found: Sequence[str | None], columns: Mapping[str, str] | None) -> d
             names[ours] = matches[0]
         elif ours in ("user_id", "item_id"):
             names_found = ", ".join(map(str, found))
-            raise ValueError(f"columns: no {ours} among {names_found}; rename with {{{found[0]!r}: {ours!r}}}")
+            raise ValueError(
+                f"columns: no {ours} among {names_found}; rename with {{{found[0]!r}: {ours!r}}}, "
+                f"on the command line --columns {ours}={found[0]}"
+            )
     return names

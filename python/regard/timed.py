@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -41,6 +41,7 @@ class TimedHistories(Ragged):
     """
 
     __slots__ = ("asked_at", "times")
+    __hash__ = None  # as `Ragged`
 
     def __init__(self, values: ArrayLike, offsets: ArrayLike, times: ArrayLike, asked_at: Any = None) -> None:
         super().__init__(values, offsets)
@@ -100,6 +101,19 @@ class TimedHistories(Ragged):
     def tail(self, n: int | ArrayLike) -> TimedHistories:
         """See `Ragged.tail`."""
         return self.pick(self._places().tail(n), np.arange(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TimedHistories):
+            return NotImplemented
+        same = np.array_equal(self.times, other.times) and np.array_equal(self.asked_at, other.asked_at)
+        return same and super().__eq__(other)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[TimedHistories]) -> TimedHistories:  # type: ignore[override]
+        """See `Ragged.concatenate`."""
+        whole = Ragged.concatenate(parts)
+        times, asked_at = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "asked_at"))
+        return cls(whole.values, whole.offsets, times, asked_at)
 
     def _places(self) -> Ragged:
         return Ragged(np.arange(len(self.values)), self.offsets)

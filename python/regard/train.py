@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regard import ops
+from regard import ops, tensor_file
 from regard.layers import Run, Step, forward, item_tables, linear, unit_rows
 from regard.losses import LOSSES, SAMPLED, Sampler, pointed, smoothing
 from regard.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
@@ -33,13 +33,20 @@ Callback = Callable[[dict[str, Any]], object]
 
 
 def check(of: Any, counts: Iterable[str], choices: Mapping[str, Iterable[str]]) -> None:
-    """ValueError for a setting that is below 1 or not one of its choices."""
+    """TypeError or ValueError for a setting that is no whole number from 1 on, or not one of its choices."""
     for name in counts:
-        if getattr(of, name) < 1:
-            raise ValueError(f"{name}: expected at least 1, got {getattr(of, name)}")
+        check_whole(name, getattr(of, name), 1)
     for name, allowed in choices.items():
         if getattr(of, name) not in allowed:
             raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(of, name)!r}")
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """TypeError for what is no whole number, ValueError below the least."""
+    if not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,10 @@ class RunSettings:
         for name in ("learning_rate", *(["max_norm"] if self.max_norm is not None else [])):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "random_state", *(["warmup_steps"] if self.warmup_steps is not None else [])):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        for name in ("random_state", *(["warmup_steps"] if self.warmup_steps is not None else [])):
+            check_whole(name, getattr(self, name), 0)
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay: expected at least 0, got {self.weight_decay}")
 
 
 @dataclass(frozen=True)
@@ -222,6 +230,7 @@ class TrainingRun:
         self.ws = beside(params)
         self.means: Parameters = {name: weight.copy() for name, weight in params.items()} if averages else {}
 
+        self.begins: dict[str, str] = {}  # digests of the parameters before the first step, for a checkpoint
         self.epoch, self.batch, self.losses, self.events = 1, 0, 0.0, 0
         self.history: list[dict[str, Any]] = []
         self.best: Parameters | None = None  # None: the result as it is
@@ -247,7 +256,7 @@ class TrainingRun:
     # ---- for a checkpoint ---------------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
-        return {"settings": asdict(self.settings), "steps": self.steps}
+        return {"settings": asdict(self.settings), "steps": self.steps, "begins": self.begins}
 
     def save_to(self, checkpoint: Checkpoint) -> None:
         """``params.NAME``, ``state.I.NAME`` of the optimiser, ``mean.NAME``, ``best.NAME``, and where it stands."""
@@ -262,6 +271,7 @@ class TrainingRun:
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
         """Bring a fresh run to where the checkpoint is, if there is one."""
+        self.begins = {name: tensor_file.digest(np.asarray(weight)) for name, weight in self.params.items()}
         found = checkpoint.load(self._identity())
         if found is None:
             return

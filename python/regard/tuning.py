@@ -44,10 +44,13 @@ class Tuning:
     trials : list of dict
         One for each finished trial: ``number`` from 0, the first being the defaults; ``metric``, validation NDCG@10 of
         its best epoch; ``pruned``, whether it was given up; ``seconds``; ``settings``, what was tried.
+    interrupted : bool
+        Whether Ctrl-C ended the search; the trial under way is not among them.
     """
 
     best: dict[str, Any]
     trials: list[dict[str, Any]]
+    interrupted: bool = False
 
 
 def tune(
@@ -98,6 +101,8 @@ def tune(
         No user for the validation; ``n_trials`` below 1; all of `SPACE` is fixed; a storage of another search.
     ModuleNotFoundError
         Optuna is not installed.
+    KeyboardInterrupt
+        Ctrl-C before the first trial ended; later it ends the search with what was found.
     """
     try:
         optuna = import_module("optuna")
@@ -122,7 +127,8 @@ def tune(
         study_name="regard",
         load_if_exists=True,
     )
-    identity = {"data": _counts(data, holdout), "seed": seed, "fixed": {n: first[n] for n in first.keys() - searched}}
+    fixed = {name: first[name] for name in first.keys() - searched} | {"exclude_seen": exclude_seen}
+    identity = {"data": _counts(data, holdout), "seed": seed, "fixed": fixed}
     if study.user_attrs.get("identity", identity) != _plain(identity):
         raise ValueError(f"storage: {os.fspath(storage or '')} is of a search with other data or settings")
     study.set_user_attr("identity", _plain(identity))
@@ -131,6 +137,7 @@ def tune(
     def left() -> float:
         return float("inf") if seconds is None else seconds - (time.perf_counter() - started)
 
+    interrupted = False
     while (number := len(_finished(study))) < n_trials and (number == 0 or left() > 0):
         study.sampler = optuna.samplers.TPESampler(seed=seed + number)  # so that going on draws what comes next
         if number == 0:
@@ -138,7 +145,13 @@ def tune(
         trial = study.ask()
         tried = {name: _suggest(trial, name) for name in searched}
         begun = time.perf_counter()
-        metric, pruned = _judged(trial, data, holdout, exclude_seen, first | tried, left)
+        try:
+            metric, pruned = _judged(trial, data, holdout, exclude_seen, first | tried, left)
+        except KeyboardInterrupt:
+            if number == 0:
+                raise
+            interrupted = True
+            break
         trial.set_user_attr("seconds", round(time.perf_counter() - begun, 1))
         trial.set_user_attr("metric", metric)
         state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE
@@ -147,7 +160,9 @@ def tune(
             words = ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in tried.items())
             end = "given up at" if pruned else "reached"
             progress(f"trial {number + 1} of {n_trials} {end} {metric:.4f}, best {study.best_value:.4f}: {words}")
-    return Tuning(first | study.best_params, [_row(trial) for trial in _finished(study)])
+    return Tuning(
+        first | study.best_params, [_row(number, trial) for number, trial in enumerate(_finished(study))], interrupted
+    )
 
 
 def _judged(
@@ -172,6 +187,8 @@ def _judged(
         model.fit(data, validation=holdout, exclude_seen=exclude_seen, callbacks=[after], progress=False)
     except FloatingPointError:  # these settings diverge
         return 0.0, False
+    if model.interrupted_:
+        raise KeyboardInterrupt
     return max(entry["metric"] for entry in model.history_), pruned
 
 
@@ -187,13 +204,13 @@ def _finished(study: Any) -> list[Any]:
     return [trial for trial in study.get_trials(deepcopy=False) if "metric" in trial.user_attrs]
 
 
-def _row(trial: Any) -> dict[str, Any]:
+def _row(number: int, trial: Any) -> dict[str, Any]:
     about = {
         "metric": trial.user_attrs["metric"],
         "pruned": trial.state.name == "PRUNED",
         "settings": dict(trial.params),
     }
-    return {"number": trial.number, "seconds": trial.user_attrs["seconds"], **about}
+    return {"number": number, "seconds": trial.user_attrs["seconds"], **about}
 
 
 def _counts(data: Interactions, holdout: Holdout) -> list[Any]:

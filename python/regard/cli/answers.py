@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from regard.cli.inputs import check_picture, save_picture
 from regard.cli.text import print_json, print_table
 from regard.recommender import Flag, Recommendations, Recommender, load
 
@@ -37,7 +40,7 @@ def recommend(arguments: argparse.Namespace) -> int:
     else:
         histories = list(read_histories(arguments.histories))
     result = model.recommend(
-        histories,
+        histories or np.empty((0, 0), int),  # a file without histories: no answers
         k=arguments.k,
         allow_items=ids_of("--allow", arguments.allow, model),
         deny_items=ids_of("--deny", arguments.deny, model),
@@ -77,12 +80,13 @@ def explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 def explain(arguments: argparse.Namespace) -> int:
     """Print how much each event changes an item's score, and where attention leads."""
+    check_picture("--out", arguments.out)
     model = load(arguments.model)
     if not hasattr(model, "explain"):
         raise NotImplementedError(f"explain: expected a model with attention, got a {type(model).__name__}")
     reasons = model.explain(ids_of("--history", arguments.history, model), _id("--item", arguments.item, model))
     if arguments.out is not None:
-        reasons.plot()[0].figure.savefig(arguments.out)
+        save_picture(arguments.out, reasons.plot()[0].figure)
     if not arguments.json:
         print(reasons)
         return 0
@@ -115,8 +119,8 @@ def _id(flag: str, word: str, model: Recommender) -> int | str:
 
 def read_histories(path: str) -> Iterable[list[int | str]]:
     """Histories of a file with one JSON value a line."""
-    text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    for number, line in enumerate(text.splitlines(), 1):
+    text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

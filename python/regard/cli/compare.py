@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from regard import whole_file
-from regard.cli.inputs import add_data, check_out, load_data, split_data
+from regard.cli.inputs import add_data, check_out, check_picture, load_data, save_picture, split_data
 from regard.cli.text import print_json, print_table
 from regard.comparison import MODELS, fit_simple
 from regard.comparison import compare as compared
@@ -34,11 +32,9 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Simple methods and attention on one split, in one table, with a verdict."""
-    for flag, path in (("--out", arguments.out), ("--plot", arguments.plot)):
-        if path is not None:
-            check_out(flag, path)
-    if arguments.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("--plot needs matplotlib: pip install 'regard[plots]'")
+    if arguments.out is not None:
+        check_out("--out", arguments.out)
+    check_picture("--plot", arguments.plot)
     settings = {} if arguments.epochs is None else {"epochs": arguments.epochs}
     models = None if arguments.models is None else [name.strip() for name in arguments.models.split(",")]
     if models is not None and (unknown := [name for name in models if name not in MODELS]):
@@ -60,7 +56,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         from regard import plots  # noqa: PLC0415
 
-        plots.comparison(result.rows).figure.savefig(arguments.plot, dpi=120, format=Path(arguments.plot).suffix[1:])
+        save_picture(arguments.plot, plots.comparison(result.rows).figure)
     if arguments.json:
         print_json({"data": arguments.data, **result.to_dict()})
     else:
@@ -72,11 +68,11 @@ def _tell(line: str) -> None:
     print(f"regard: {line}", file=sys.stderr)
 
 
-def baselines(split: Split, *, tuned: bool) -> Iterator[tuple[str, Recommender]]:
+def baselines(split: Split, *, tuned: bool, exclude_seen: bool) -> Iterator[tuple[str, Recommender]]:
     """Those that need nothing else, fitted on the training part; ``tuned``: rules chosen on the validation part."""
     for name in ("rules", "ease", "item-knn", "popularity"):
         try:
-            yield name, fit_simple(name, split, tuned=tuned and name == "rules")
+            yield name, fit_simple(name, split, tuned=tuned and name == "rules", exclude_seen=exclude_seen)
         except ValueError as error:  # a catalogue too large for a dense table
             print(f"regard: note: {name} is left out: {error}", file=sys.stderr)
 

@@ -53,7 +53,7 @@ def demo(arguments: argparse.Namespace) -> int:
     best = {f"hr@{k}": data.best_possible.hit_rate(k) for k in CUTOFFS}
     best |= {f"ndcg@{k}": data.best_possible.ndcg(k) for k in CUTOFFS}
     results: list[dict[str, Any]] = [{"model": "best-possible", **best}]
-    for name, candidate in [("regard", model), *compare.baselines(split, tuned=True)]:
+    for name, candidate in [("regard", model), *compare.baselines(split, tuned=True, exclude_seen=True)]:
         results.append(compare.row(name, evaluate(candidate, split.test, k=CUTOFFS, coverage=False)))
     if arguments.json:
         print_json(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import io
 import os
 from pathlib import Path
+from typing import Any
 
-from regard import datasets
+from regard import datasets, whole_file
 from regard.data import Interactions
 from regard.features import ItemFeatures
 from regard.splits import Split, by_time, leave_one_out
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def add_data(parser: argparse.ArgumentParser, *, needed: bool = True, split: str | None = "leave-one-out") -> None:
@@ -87,6 +92,24 @@ def check_out(flag: str, path: str | None) -> None:
     if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         reason = "it is a folder" if Path(path).is_dir() else f"cannot write in the folder {folder}"
         raise ValueError(f"{flag}: cannot save as {path}: {reason}")
+
+
+def check_picture(flag: str, path: str | None) -> None:
+    """The same for a picture, which needs matplotlib, too. None is no picture."""
+    if path is None:
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(f"{flag} needs matplotlib: pip install 'regard[plots]'")
+    if Path(path).suffix not in PICTURES:
+        raise ValueError(f"{flag}: expected a name that ends in one of {', '.join(PICTURES)}, got {path}")
+    check_out(flag, path)
+
+
+def save_picture(path: str, figure: Any) -> None:
+    """Write a matplotlib figure, whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=Path(path).suffix[1:])
+    whole_file.write(path, [picture.getvalue()])
 
 
 def _time(text: str) -> float | str:

@@ -29,8 +29,8 @@ def datasets(arguments: argparse.Namespace) -> int:
             here = "ready"
         elif card.name in ARCHIVES and not os.environ.get("REGARD_DATA"):
             here = f"fetched from {ARCHIVES[card.name].url} when it is first loaded"
-        has = [word for word, there in (("times", card.has_times), ("titles", card.has_titles)) if there]
-        about = " and ".join(has) or "ids only"
+        has = {"times": card.has_times, "titles": card.has_titles, "features of items": card.has_features}
+        about = ", ".join(word for word, there in has.items() if there) or "ids only"
         print(f"{card.name}: {card.title} ({here})")
         for line in (
             f"{card.n_users:,} users, {card.n_items:,} items, {card.n_events:,} events; {about}",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regard.models.self_attention import SelfAttentionRecommender
-from regard.recipes import PRESETS
+from regard.recipes import PRESETS, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,9 @@ def add_flags(parser: argparse.ArgumentParser, *, printed: bool = True) -> None:
         help="settings that follow from the data, best or fast; --config and flags go before them (default: best)",
     )
     for name, parameter in parameters().items():
-        default = "none" if parameter.default is None else str(parameter.default).lower()
+        default = "by the preset"
+        if name not in Recipe.__annotations__:
+            default = "none" if parameter.default is None else str(parameter.default).lower()
         group.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,

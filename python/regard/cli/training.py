@@ -71,6 +71,8 @@ def train(arguments: argparse.Namespace) -> int:
         return 0
     model = SelfAttentionRecommender(**chosen)  # type: ignore[arg-type]
     data, split = parts()
+    if arguments.blend and split is not None and not split.validation:
+        raise ValueError("--blend: expected a validation part to learn weights on, got none; give --validation-at")
     exclude_seen = not arguments.include_seen
     how: dict[str, Any] = {"checkpoint": arguments.checkpoint, "exclude_seen": exclude_seen}
     started = time.perf_counter()
@@ -198,7 +200,7 @@ def judged(
 ) -> Iterator[tuple[str, Report]]:
     """Reports on a holdout: the model's, and unless it stands alone the baselines'."""
     yield "regard", measure(model, holdout, **options)
-    for name, baseline in () if alone else compare.baselines(split, tuned=tuned):
+    for name, baseline in () if alone else compare.baselines(split, tuned=tuned, exclude_seen=options["exclude_seen"]):
         yield name, measure(baseline, holdout, **options)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 
 from regard import whole_file
 from regard.cli import settings
-from regard.cli.inputs import add_data, check_out, load_data, split_data
+from regard.cli.inputs import add_data, check_out, check_picture, load_data, save_picture, split_data
 from regard.cli.text import print_json, print_table
 from regard.tuning import SPACE
 from regard.tuning import tune as search
@@ -29,10 +28,7 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
 def tune(arguments: argparse.Namespace) -> int:
     """Search for settings on the training and the validation part; flags and --config fix what they give."""
     check_out("--out", arguments.out)
-    if arguments.plot is not None:
-        check_out("--plot", arguments.plot)
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ModuleNotFoundError("--plot needs matplotlib: pip install 'regard[plots]'")
+    check_picture("--plot", arguments.plot)
     data = load_data(arguments)
     split = split_data(arguments, data)
     fixed = settings.given(arguments)
@@ -53,9 +49,10 @@ def tune(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         from regard import plots  # noqa: PLC0415
 
-        plots.tuning(found).figure.savefig(arguments.plot)
+        save_picture(arguments.plot, plots.tuning(found).figure)
     if arguments.json:
-        print_json({"data": arguments.data, "best": found.best, "trials": found.trials})
+        about = {"best": found.best, "trials": found.trials, "interrupted": found.interrupted}
+        print_json({"data": arguments.data, **about})
         return 0
     names = [name for name in SPACE if name in found.trials[0]["settings"]]
     ranked = sorted(found.trials, key=lambda trial: -trial["metric"])[:10]
@@ -65,6 +62,8 @@ def tune(arguments: argparse.Namespace) -> int:
             *([t["number"] + 1, t["metric"], *(t["settings"][name] for name in names)] for t in ranked),
         ]
     )
+    if found.interrupted:
+        print("stopped by Ctrl-C")
     print(f"first trial, the defaults: {found.trials[0]['metric']:.4f}; best: {ranked[0]['metric']:.4f}")
     print(f"saved    {arguments.out}; train with: regard train {arguments.data} --config {arguments.out} --out MODEL")
     return 0

@@ -61,8 +61,10 @@ class SelfAttentionRecommender(SequenceModel):
     ----------
     dim : int, default 64
         Width of the item vectors and of every layer.
-    n_blocks, n_heads : int, default 2, 1
-        ``n_heads`` divides ``dim``.
+    n_blocks : int, default 2
+        Blocks of attention and feed-forward layer, one after the other.
+    n_heads : int, default 1
+        Of attention; divides ``dim``.
     ffn_dim : int, default None
         Width inside the feed-forward layer; None is ``dim``, as in SASRec.
     max_len : int, default 200
@@ -121,8 +123,14 @@ class SelfAttentionRecommender(SequenceModel):
         The part of every target that goes to all items alike, from 0 to below 1, with ``loss="softmax"``: what is next
         is seldom certain (Szegedy et al. 2016, arXiv:1512.00567). With a pointer it is about the items' own scores.
     optimizer : "adam", "adagrad" or "sgd"
-    learning_rate, batch_size, epochs, patience
-        Users per batch; at most so many epochs, and so many without a better validation NDCG@10.
+    learning_rate : float, default 0.002
+        Its peak; ``schedule`` and ``warmup_steps`` say how it changes.
+    batch_size : int, default 64
+        Users per step.
+    epochs : int, default 40
+        At most so many passes over the users.
+    patience : int, default 10
+        Epochs without a better validation NDCG@10 until training ends.
     schedule : "cosine", "linear" or "constant"
         How the learning rate falls until the last of ``epochs``.
     warmup_steps : int, default None
@@ -225,7 +233,7 @@ class SelfAttentionRecommender(SequenceModel):
         **changes
             Any argument of the constructor.
         """
-        settings = recipe(data, preset, exclude_seen=exclude_seen)
+        settings: dict[str, Any] = {**recipe(data, preset, exclude_seen=exclude_seen)}
         without = refused(changes.get("loss", "softmax"), changes.get("device", "cpu"))
         return cls(**settings | {name: value for name, value in without.items() if name in settings} | changes)
 

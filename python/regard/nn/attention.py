@@ -177,30 +177,18 @@ def visible_pairs(n_q: int, n_k: int, key_mask: Mask | None, causal: bool) -> Ma
 
 
 def additive_scores(q: Tensor, k: Tensor, weight: Tensor) -> Tensor:
-    """``sum_d weight[d] tanh(q[i, d] + k[j, d])``: (n, n_q, n_k) from (n, n_q, dim), (n, n_k, dim), (dim,).
-
-    One sequence at a time, computed again in the backward pass: memory is n_q n_k dim.
-    """
+    """``sum_d weight[d] tanh(q[i, d] + k[j, d])``: (n, n_q, n_k) from (n, n_q, dim), (n, n_k, dim), (dim,)."""
     q, k, weight = (functions.floats(x) for x in (q, k, weight))
-    w = weight.data
-
-    def hidden(i: int) -> Array:
-        return np.asarray(np.tanh(q.data[i][:, None, :] + k.data[i][None, :, :]))
-
-    scores = np.empty((*q.shape[:2], k.shape[1]), np.float32)
-    for i in range(len(scores)):
-        scores[i] = (hidden(i) * w).sum(axis=-1)
+    n, n_q, dim = q.shape
+    n_k = k.shape[1]
+    rows = (np.ascontiguousarray(x.data).reshape(n * length, dim) for x, length in ((q, n_q), (k, n_k)))
+    sides = *rows, np.ascontiguousarray(weight.data), np.arange(n + 1) * n_q, np.arange(n + 1) * n_k
 
     def backward(dy: Array) -> tuple[Array, ...]:
-        dq, dk, dweight = np.empty_like(q.data), np.empty_like(k.data), np.zeros(w.shape, np.float64)
-        for i, one in enumerate(dy):
-            y = hidden(i)
-            dweight += (one[:, :, None] * y).sum(axis=(0, 1))
-            slope = one[:, :, None] * w * (1 - y * y)
-            dq[i], dk[i] = slope.sum(axis=1), slope.sum(axis=0)
-        return dq, dk, dweight.astype(np.float32)
+        dq, dk, dweight = ops.additive_scores_backward(np.ascontiguousarray(dy, np.float32).ravel(), *sides)
+        return dq.reshape(q.shape), dk.reshape(k.shape), dweight
 
-    return record(scores, (q, k, weight), backward)
+    return record(ops.additive_scores_forward(*sides).reshape(n, n_q, n_k), (q, k, weight), backward)
 
 
 class Attention(Layer):

@@ -44,8 +44,9 @@ class Optimizer:
         """One step: change each weight in place by its gradient."""
         self.iterations += 1
         for gradient, weight in zip(gradients, weights, strict=True):
-            zeros = [np.zeros_like(weight.data) for _ in range(self.n_states)]
-            _, state = self._state.setdefault(id(weight), (weight, zeros))
+            if id(weight) not in self._state:
+                self._state[id(weight)] = weight, [np.zeros_like(weight.data) for _ in range(self.n_states)]
+            _, state = self._state[id(weight)]
             self._update(weight.data, np.asarray(gradient, np.float32, order="C"), *state)
 
     def _update(self, weight: Array, gradient: Array, *state: Array) -> None:

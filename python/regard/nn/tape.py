@@ -219,10 +219,13 @@ class Tape:
                 "target: expected a tensor computed from tracked values on this tape, got one it has not seen"
             )
         gradients: dict[int, Array] = {id(target): np.ones_like(target.data)}
+        asked = {id(source) for source in sources}
         for result, parents, backward in reversed(self._entries):
-            dy = gradients.pop(id(result), None)
+            dy = gradients.get(id(result))
             if dy is None:
                 continue
+            if id(result) not in asked:
+                del gradients[id(result)]  # nothing before it on the tape adds to it
             for parent, gradient in zip(parents, backward(dy), strict=True):
                 if gradient is None or not parent.tracked:
                     continue

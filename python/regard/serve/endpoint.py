@@ -117,11 +117,11 @@ class Endpoint:
         too_large = RequestError(413, "too_large", f"the body: expected at most {most} bytes")
         if int(headers.get(b"content-length", b"0")) > most:
             raise too_large
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        while message.get("more_body"):
+        body, more = b"", True
+        while more:
             message = await receive()
             body += message.get("body", b"")
+            more = message.get("more_body", False)
             if len(body) > most:
                 raise too_large
         return None if message["type"] == "http.disconnect" else body

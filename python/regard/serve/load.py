@@ -11,6 +11,7 @@ answer takes.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 _WINDOW = 0.02  # seconds
 _BEGINS, _ENDS = 1.2, 1.0  # load at which the tight bound begins and ends to hold: arrivals times seconds of each
@@ -26,10 +27,12 @@ class Load:
     Parameters
     ----------
     max_wait : seconds
+    changed : function of the number in flight, optional
+        Called whenever it changes.
     """
 
-    def __init__(self, max_wait: float) -> None:
-        self._max_wait = max_wait
+    def __init__(self, max_wait: float, changed: Callable[[int], object] | None = None) -> None:
+        self._max_wait, self._changed = max_wait, changed
         self.in_flight = 0
         self.tight = False
         self._seconds = 0.0  # of processor time for an answer, as far as is known
@@ -46,12 +49,17 @@ class Load:
         if self.in_flight and self.in_flight * self._seconds > most:
             self._refused += 1
             return False
-        self.in_flight += 1
+        self._count(1)
         return True
 
     def done(self) -> None:
         """A request has its answer, or none."""
-        self.in_flight -= 1
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.in_flight += change
+        if self._changed is not None:
+            self._changed(self.in_flight)
 
     def _look(self, now: float) -> None:
         """End a window. The processor time that it took is that of its answers and refusals."""

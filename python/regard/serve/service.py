@@ -66,7 +66,7 @@ class Service:
             fallback=fallback,
         )
         self.store: Store = open_store(self.settings.store, self.settings.keep_events)
-        self.load = Load(self.settings.max_wait_ms / 1e3)
+        self.load = Load(self.settings.max_wait_ms / 1e3, changed=self.metrics.waiting.set)
         self._queue = Queue(batched=self.metrics.batch.observe)
         self._beside = ThreadPoolExecutor(1, "beside")
         self._n_beside = 0
@@ -227,7 +227,6 @@ class Service:
         return messages.Condition("ok")
 
     async def page(self) -> bytes:
-        self.metrics.waiting.set(self.load.in_flight)
         return self.metrics.page()
 
     async def describe(self) -> bytes:

@@ -165,6 +165,9 @@ class SQLiteStore:
         return await job.future
 
     async def delete(self, user: str) -> None:
+        await asyncio.to_thread(self._delete, user)  # it may wait for another worker
+
+    def _delete(self, user: str) -> None:
         try:
             with contextlib.closing(self._connect()) as connection:
                 connection.execute("BEGIN IMMEDIATE")
