@@ -20,7 +20,8 @@ from regard.baselines import (
     tune,
 )
 from regard.data import Interactions
-from regard.features import ItemFeatures
+from regard.features import EncodedFeatures, ItemFeatures
+from regard.impressions import learn_features
 from regard.metrics import evaluate
 from regard.ragged import Ragged
 from regard.splits import leave_one_out
@@ -379,3 +380,27 @@ class TestMatrixFactorization:
         model = MatrixFactorization(factors=4).fit(taste)
         assert (model.similar_items(3, k=5).items < 10).all()
         assert model.similar_items(3, k=3).scores[0, 0] <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("name", ["source_exponent", "target_exponent"])
+@pytest.mark.parametrize("kind", [SequentialRules, ItemKNN])
+def test_exponents_may_be_whole_numbers(kind, name, small):
+    one, other = (kind(**{name: value}).fit(small).scores([[small.item_ids[0]]]) for value in (1, 1.0))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_value_that_is_listed_twice_is_one_value():
+    items = Interactions([1, 1, 2, 2], [10, 11, 12, 13])
+    once, twice = (
+        ContentBased().fit(items.with_features(ItemFeatures([10, 11, 12, 13], categories={"tag": tags})))
+        for tags in ([["a"], ["a"], ["b"], ["c"]], [["a", "a"], ["a", "a"], ["b"], ["c"]])
+    )
+    np.testing.assert_allclose(twice.similar_items(10, 1).scores, once.similar_items(10, 1).scores, rtol=1e-6)
+
+
+def test_numbers_that_are_all_the_same_tell_nothing():
+    items = Interactions([1, 1, 2], [10, 11, 12])
+    features = ItemFeatures([10, 11, 12], numbers={"price": [0.1] * 3, "year": [1.0, 2.0, 3.0]})
+    how = EncodedFeatures.fit(features, items.item_ids).how["numbers"]
+    assert how["price"][1] == 1 and how["year"][1] == pytest.approx(np.std([1, 2, 3]))
+    assert learn_features({"price": np.full(100, 19.99)})[0]["std"] == 1

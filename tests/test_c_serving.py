@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import struct
 import threading
 
@@ -427,6 +428,23 @@ def rewritten(raw, change, inner=True):
     return struct.pack("<Q", len(text)) + text + raw[8 + size :]
 
 
+def test_numbers_that_are_not_finite_are_refused(lib, raw):
+    size = struct.unpack("<Q", raw[:8])[0]
+    tensors = json.loads(raw[8 : 8 + size])
+    for name in ("norm.bias", "blocks.0.attention.key.weight"):
+        for value in (np.nan, np.inf):
+            changed = bytearray(raw)
+            at = 8 + size + tensors[name]["data_offsets"][0]
+            changed[at : at + 4] = np.float32(value).tobytes()
+            memory, model = Memory(bytes(changed)), C.c_void_p()
+            assert lib.regard_model_open_memory(memory.words.ctypes.data, memory.size, C.byref(model)) == INVALID
+            assert f"tensor '{name}' has values that are not finite" in lib.regard_last_error().decode()
+
+
+# A map whose weight a block has already.
+AGAIN = {"kind": "linear", "weight": "blocks.0.attention.out.weight", "bias": "norm.bias", "activation": None}
+
+
 @pytest.mark.parametrize(
     ("change", "message", "inner"),
     [
@@ -436,6 +454,8 @@ def rewritten(raw, change, inner=True):
         (lambda h: h["settings"].update(max_len=0), "max_len: expected 1 to", True),
         (lambda h: h["settings"].update(max_len=2**62), "max_len: expected 1 to", True),
         (lambda h: h["steps"].pop(), "expected score at the end alone", True),
+        (lambda h: h["steps"].insert(-1, AGAIN), "is the weight of two maps", True),
+        (lambda h: h.update(kind="ease"), "a model of kind 'ease': expected 'self_attention'", True),
         (lambda h: h.pop("__metadata__"), "not a regard model", False),
         (lambda h: h["popularity"].update(shape=[2**62, 4]), "the shape of tensor 'popularity'", False),
         (lambda h: h["popularity"].update(shape=[-1, -12]), "the shape of tensor 'popularity'", False),
@@ -481,7 +501,8 @@ def test_what_is_not_utf8_is_refused(lib, bad):
 def test_a_path_that_cannot_be_opened_is_named(lib, tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     model = C.c_void_p()
-    for path in (tmp_path / "missing", tmp_path, tmp_path / "empty"):
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "empty", tmp_path / "pipe"):
         assert lib.regard_model_open(str(path).encode(), C.byref(model)) == INVALID
         assert lib.regard_last_error().startswith(f"{path}: ".encode())
     words = np.zeros(4, np.int64)

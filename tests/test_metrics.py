@@ -9,8 +9,9 @@ import pytest
 from small_models import chains
 
 from regard.baselines import Popularity
-from regard.metrics import evaluate
+from regard.metrics import evaluate, user_metrics
 from regard.ragged import Ragged
+from regard.ranking import expected_ranks
 from regard.recommender import Recommender
 from regard.splits import Holdout, leave_one_out
 
@@ -302,3 +303,17 @@ def test_a_batch_of_no_users_is_refused_and_numbers_of_numpy_are_cut_offs():
         with pytest.raises(ValueError, match=f"batch_size: expected at least 1, got {size}"):
             evaluate(model, split.test, batch_size=size)
     assert dict(evaluate(model, split.test, k=np.int64(10))) == dict(evaluate(model, split.test, k=10))
+
+
+def test_equal_targets_of_a_user_do_not_all_stand_in_the_middle():
+    """Three targets and nothing else share a score: places 1 to 3, of which two are among the first two."""
+    targets = Ragged([0, 1, 2], [0, 3])
+    found = user_metrics(np.array([2.0, 2.0, 2.0]), targets, [2])
+    assert found["precision@2"][0] == 1 and found["recall@2"][0] == 2 / 3
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scores = rng.integers(0, 3, (1, 8)).astype(np.float32)
+        rows = rng.choice(8, rng.integers(1, 8), replace=False)
+        targets = Ragged(np.sort(rows), [0, len(rows)])
+        found = user_metrics(expected_ranks(scores, targets), targets, [1, 2, 5])
+        assert all(0 <= values[0] <= 1 for values in found.values()), found

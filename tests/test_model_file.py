@@ -188,6 +188,28 @@ def test_a_truncated_file_is_refused(fitted, tmp_path, keep):
         regard.load(path)
 
 
+def nested(depth):
+    members = []
+    for _ in range(depth):
+        members = [{"kind": "blend", "settings": {}, "steps": [], "members": members}]
+    return members
+
+
+def test_a_header_that_is_too_deep_is_refused(fitted, tmp_path):
+    path = tmp_path / "m.safetensors"
+    fitted.save(path)
+    raw = path.read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + size])
+    header["__metadata__"]["regard"] = (
+        header["__metadata__"]["regard"][:-1] + ', "x": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    )
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size :])
+    with pytest.raises(ValueError, match="the header is damaged"):
+        regard.load(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -201,6 +223,7 @@ def test_a_truncated_file_is_refused(fitted, tmp_path, keep):
         (lambda h: h["settings"].pop("dim") and h["settings"].update(dim="wide"), "damaged"),
         (lambda h: h.update(steps=[]), "does not belong to the settings"),
         (lambda h: h.pop("settings"), "the header is damaged"),
+        (lambda h: h.update(members=nested(100)), "members: expected a list, at most 16 deep"),
     ],
 )
 def test_a_changed_header_is_refused(fitted, tmp_path, change, message):

@@ -20,6 +20,15 @@ def test_schedules_rise_and_fall_as_documented():
     assert factor(110, "linear") == factor(110, "cosine") == 0.0
 
 
+def test_a_run_of_one_step_takes_it():
+    for schedule in ("constant", "linear", "cosine"):
+        assert learning_rate_factor(1, 1, schedule=schedule) == 1.0
+    model = small(epochs=1, batch_size=1000)
+    before = model.initial_parameters(12)
+    model.fit(chains(), validation=None)
+    assert any((model.params_[name] != weight).any() for name, weight in before.items())
+
+
 def test_gradients_are_clipped_to_the_given_norm():
     params = {"w": np.zeros((1, 2), np.float32)}
     clipped, plain = (Adam({"w": params["w"].copy()}, max_norm=m) for m in (5.0, None))

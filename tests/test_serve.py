@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -179,6 +180,15 @@ def test_a_user_who_is_forgotten_begins_anew(service, model):
     assert_equal(service.ask(user_id="leaver", k=3), model.recommend([105], 3))
 
 
+@pytest.mark.parametrize("user", ["a/b", "/", "ü 50% + ?#"])
+def test_any_user_id_can_be_looked_at_and_forgotten(service, user):
+    service.ask("/v1/events", user_id=user, items=HISTORY)
+    address = f"/v1/users/{quote(user, safe='')}"
+    assert service.get(address)[1]["items"] == HISTORY
+    assert service.request("DELETE", address)[0] == 200
+    assert service.ask(user_id=user)["flags"] == ["popular"]
+
+
 def test_an_idempotency_key_counts_once(service):
     request = {"user_id": "twice", "items": [100], "idempotency_key": "k"}
     first, again = service.ask("/v1/events", **request), service.ask("/v1/events", **request)
@@ -294,6 +304,44 @@ def test_a_slow_request_is_given_up(path, tmp_path):
         assert service.ask(history=HISTORY)["items"]
 
 
+def test_requests_that_come_in_time_one_into_the_other_are_all_answered(path, tmp_path):
+    body = json.dumps({"history": HISTORY}).encode()
+    request = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    with (
+        Service(path, tmp_path, "--request-seconds", "0.6") as service,
+        socket.create_connection(("127.0.0.1", service.port), 10) as connection,
+    ):
+        connection.sendall(request[:30])
+        for _ in range(16):  # 0.8 seconds, none of which ends between two requests
+            time.sleep(0.05)
+            connection.sendall(request[30:] + request[:30])
+        connection.sendall(request[30:])
+        found = b""
+        while found.count(b"HTTP/1.1 200") < 17:
+            part = connection.recv(65_536)
+            assert part and b" 408 " not in part
+            found += part
+
+
+@pytest.mark.parametrize("pause", [0, 0.1])
+def test_an_offer_to_speak_another_protocol_is_no_offer(service, pause):
+    """As Java's HTTP client makes it with the first request of a connection."""
+    body = json.dumps({"history": HISTORY}).encode()
+    head = b"POST /v1/recommend HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\n"
+    head = head % len(body) + b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), 10) as connection:
+        for _ in range(2):
+            connection.sendall(head)
+            time.sleep(pause)
+            connection.sendall(body)
+            found = b""
+            while b"model_version" not in found:
+                part = connection.recv(65_536)
+                assert part, found
+                found += part
+            assert found.startswith(b"HTTP/1.1 200")
+
+
 def test_a_key_is_asked_for_where_one_is_set(path, tmp_path):
     (tmp_path / "key").write_text("secret\n")
     with Service(path, tmp_path, "--api-key-file", tmp_path / "key") as service:
@@ -301,7 +349,8 @@ def test_a_key_is_asked_for_where_one_is_set(path, tmp_path):
         for wrong in ({}, {"Authorization": "secret"}, {"Authorization": "Bearer secre"}):
             assert service.post("/v1/recommend", request, **wrong)[0] == 401
         assert service.get("/v1/model")[0] == 401
-        assert service.post("/v1/recommend", request, Authorization="Bearer secret")[0] == 200
+        for right in ("Bearer secret", "bearer secret"):
+            assert service.post("/v1/recommend", request, Authorization=right)[0] == 200
         assert service.get("/healthz")[0] == 200
 
 
@@ -457,6 +506,8 @@ def test_several_workers_answer_alike(path, tmp_path, store, request):
     [
         (["--max-k", "0"], "max_k"),
         (["--workers", "0"], "workers"),
+        (["--stop-seconds", "inf"], "stop_seconds"),
+        (["--keep-events", str(2**63 - 1)], "keep_events"),
         (["--port", "70000"], "port"),
         (["--store", "/nowhere/at/all/events.sqlite"], "store"),
         (["--host", "203.0.113.7"], "cannot listen"),

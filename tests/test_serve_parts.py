@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -338,6 +339,9 @@ def test_the_service_can_be_mounted_in_another_application(path, tmp_path):
     assert status == 200
     assert answer["items"] == regard.load(path).recommend([100, 101], 3).items[0].tolist()
     assert asked(app, "GET", "/here/nothing")[0] == 404
+    among_tenants = Starlette(routes=[Mount("/{tenant}/rec", service)])
+    assert asked(among_tenants, "GET", "/one/rec/v1/users/u")[1]["user_id"] == "u"
+    assert asked(among_tenants, "GET", "/one/rec/healthz")[0] == 200
 
 
 def test_a_body_in_one_message_is_held_to_the_limit(path, tmp_path):
@@ -354,6 +358,54 @@ def test_the_number_in_flight_is_shown(path, tmp_path):
     assert waiting() == 2
     service.load.done()
     assert waiting() == 1
+
+
+def test_long_texts_cost_no_more_than_they_are_long(tmp_path):
+    data = chains()
+    rows = data.sequences
+    words = regard.Interactions(data.user_ids[rows.row_of], [f"item {i}" for i in data.item_ids[rows.values]])
+    model = small(epochs=1).fit(words)
+    model.save(tmp_path / "m")
+    service = Service(tmp_path / "m", Settings(store=str(tmp_path / "e.sqlite"), watch_seconds=0))
+    history, others = ["item 101"], ["x" * 1000, *["a"] * 50_000]
+    tracemalloc.start()
+    try:
+        status, answer = asked(service, "POST", "/v1/recommend", {"history": history, "k": 3, "deny": others})
+        assert status == 200 and answer["items"] == model.recommend(history, 3).items[0].tolist()
+        assert model.recommend([history, others], 3).n_unknown.tolist() == [0, 50_001]
+        assert tracemalloc.get_traced_memory()[1] < 30e6  # 200 MB if each had the room of the longest
+    finally:
+        tracemalloc.stop()
+    status, answer = asked(service, "POST", "/v1/recommend", {"history": ["x" * 2000]})
+    assert status == 400 and "1024" in answer["message"]
+    status, answer = asked(service, "POST", "/v1/events", {"user_id": "u", "items": ["y" * 1000, "item 101"]})
+    assert (status, answer["n_unknown"]) == (200, 1)
+
+
+def test_an_id_that_ends_in_nul_is_another_id(tmp_path):
+    data = chains()
+    rows = data.sequences
+    words = regard.Interactions(data.user_ids[rows.row_of], [f"item {i}" for i in data.item_ids[rows.values]])
+    small(epochs=1).fit(words).save(tmp_path / "m")
+    service = Service(tmp_path / "m", Settings(store=str(tmp_path / "e.sqlite"), watch_seconds=0))
+    for more in ({}, {"deny": ["item 103"]}, {"boosts": {"item 103\0": 100}}):
+        status, answer = asked(service, "POST", "/v1/recommend", {"history": ["item 101\0"], "k": 3, **more})
+        assert (status, answer["n_unknown"]) == (200, 1)
+
+
+def test_a_boosted_id_is_written_in_one_way(path, tmp_path):
+    service = Service(path, Settings(store=str(tmp_path / "e.sqlite"), watch_seconds=0))
+    for word in ("0103", "1_03", " 103", "+103", "١٠٣", "x"):
+        status, answer = asked(service, "POST", "/v1/recommend", {"history": [100], "boosts": {word: 1}})
+        assert status == 400 and "boosts: expected whole numbers" in answer["message"]
+
+
+def test_what_is_computed_beside_the_loop_keeps_its_deadline_too(path, tmp_path):
+    service = Service(path, Settings(store=str(tmp_path / "e.sqlite"), watch_seconds=0))
+    with pytest.raises(RequestError, match="the deadline passed") as refused:
+        asyncio.run(service._slowly(lambda: 1, time.monotonic() - 1))
+    assert refused.value.status == 503
+    assert asyncio.run(service._slowly(lambda: 1, time.monotonic() + 60)) == 1
 
 
 def test_a_fault_shows_no_more_than_that_it_is_one(path, tmp_path, monkeypatch):

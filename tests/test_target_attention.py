@@ -359,6 +359,18 @@ class TestMetrics:
         assert clicks.calibration(y, np.full(400, 0.25), n_bins=1).error == pytest.approx(0)
         assert clicks.calibration(y, 1 - y, n_bins=4).error == pytest.approx(1)
 
+    @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+    def test_calibration_error_does_not_depend_on_the_order_of_equal_probabilities(self, order):
+        y = np.repeat([0, 1], 500)[order]
+        assert clicks.calibration(y, np.full(1000, 0.5)).error == pytest.approx(0)
+
+    @pytest.mark.parametrize("seed", range(40))
+    def test_a_model_that_knows_nothing_is_calibrated_to_the_share_of_clicks(self, seed):
+        rng = np.random.default_rng(seed)
+        z, y = 2.4 + rng.standard_normal(300), rng.integers(0, 2, 300)
+        slope, shift = clicks.platt(z, y)
+        assert slope > 0 and clicks.sigmoid(slope * z + shift).mean() == pytest.approx(y.mean(), abs=0.01)
+
     def test_a_paired_interval_holds_the_difference_and_excludes_0_where_one_is_better(self, rng):
         y = rng.integers(0, 2, 1000)
         good, bad = y + rng.standard_normal(1000), y + 3 * rng.standard_normal(1000)

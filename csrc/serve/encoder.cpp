@@ -84,6 +84,8 @@ void Encoder::add_map(Step& step, const std::string& weight, const std::string& 
   const float* rows = tensors.floats(weight, {Tensors::kAny, width_});
   const int64_t n_out = tensors.get(weight, Type::f32, {Tensors::kAny, width_}).shape[0];
   if (n_out > kLargest) throw std::invalid_argument("tensor '" + weight + "' is too wide");
+  if (!mapped_.insert(rows).second)  // each is copied: many steps of one would be many times the file
+    throw std::invalid_argument("tensor '" + weight + "' is the weight of two maps");
   if (step.n_maps > 0 && n_out != step.n_out)
     throw std::invalid_argument("tensor '" + weight + "': expected " + std::to_string(step.n_out) + " rows, got " +
                                 std::to_string(n_out));

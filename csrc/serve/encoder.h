@@ -5,6 +5,7 @@
 // history goes on. A result does not depend on what else is in the batch, nor on the number of threads.
 #pragma once
 #include <memory>
+#include <set>
 
 #include "dispatch.h"
 #include "serve/json.h"
@@ -94,6 +95,7 @@ class Encoder {
 
   std::vector<Step> steps_;
   std::vector<std::unique_ptr<float, Free>> packed_;
+  std::set<const float*> mapped_;  // weights of linear maps
   const float* item_vectors_ = nullptr;
   LinearMap pointer_ = {};  // from h to a score for each age
   int64_t n_items_ = 0, dim_ = 0, max_len_;

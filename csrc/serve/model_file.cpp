@@ -17,6 +17,7 @@ namespace {
 
 constexpr uint64_t kLargestHeader = 100000000;  // what the safetensors package reads
 constexpr int kFormat = 1;                      // the newest major version that is read
+constexpr const char* kKind = "self_attention";
 
 [[noreturn]] void damaged(const std::string& what) { throw std::invalid_argument("truncated or damaged: " + what); }
 
@@ -95,7 +96,11 @@ std::shared_ptr<Model> read_model(std::string_view file, std::shared_ptr<const v
     throw std::invalid_argument("not a regard model: a safetensors file without a `regard` entry");
   const Json header = Json::parse(metadata->text("regard"));
   check_format(header);
-  return std::make_shared<Model>(header, tensors, std::move(keep));
+  if (const std::string& kind = header.text("kind"); kind != kKind)
+    throw std::invalid_argument("a model of kind '" + kind + "': expected '" + kKind + "'");
+  auto model = std::make_shared<Model>(header, tensors, std::move(keep));
+  tensors.check_finite(model->encoder().n_items());
+  return model;
 }
 
 std::shared_ptr<Model> open_model(const char* path) {
@@ -106,7 +111,7 @@ std::shared_ptr<Model> open_model(const char* path) {
     }
   };
   const auto fail = [&](const std::string& what) { throw std::invalid_argument(std::string(path) + ": " + what); };
-  const File file{open(path, O_RDONLY | O_CLOEXEC)};
+  const File file{open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   struct stat status{};
   if (file.descriptor < 0 || fstat(file.descriptor, &status) != 0) fail(std::strerror(errno));
   if (!S_ISREG(status.st_mode)) fail("not a file");

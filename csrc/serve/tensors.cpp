@@ -1,6 +1,7 @@
 #include "serve/tensors.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 #include <string>
 
@@ -22,6 +23,17 @@ const Tensor& Tensors::get(const std::string& name, Type type, std::initializer_
   if (!fits)
     throw std::invalid_argument("tensor '" + name + "': expected shape " + text(shape) + ", got " + text(tensor.shape));
   return tensor;
+}
+
+void Tensors::check_finite(int64_t n_items) const {
+  for (const auto& [name, tensor] : by_name_) {
+    if (tensor.type != Type::f32 || (!tensor.shape.empty() && tensor.shape[0] == n_items)) continue;
+    int64_t n = 1;
+    for (const int64_t size : tensor.shape) n *= size;
+    const auto* values = static_cast<const float*>(tensor.data);
+    if (!std::all_of(values, values + n, [](float value) { return std::isfinite(value); }))
+      throw std::invalid_argument("tensor '" + name + "' has values that are not finite");
+  }
 }
 
 }  // namespace regard

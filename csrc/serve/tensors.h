@@ -23,6 +23,9 @@ class Tensors {
   void add(std::string name, Tensor tensor) { by_name_[std::move(name)] = std::move(tensor); }
   bool has(const std::string& name) const { return by_name_.count(name) > 0; }
 
+  // std::invalid_argument if a number is not finite, but in tensors of so many rows: those of the items may be large.
+  void check_finite(int64_t n_items) const;
+
   // The array of that name; std::invalid_argument if it is missing or of another type or shape.
   const Tensor& get(const std::string& name, Type type, std::initializer_list<int64_t> shape) const;
   const float* floats(const std::string& name, std::initializer_list<int64_t> shape) const {

@@ -103,6 +103,11 @@ class Blend(Recommender):
         self.members_ = members
         if weights is None:
             assert holdout is not None
+            if not np.array_equal(holdout.item_ids, data.item_ids):
+                raise ValueError(
+                    f"validation: expected the catalogue of the data, {data.n_items:,} items, "
+                    f"got another, {len(holdout.item_ids):,} items"
+                )
             weights = _learned(members, holdout, exclude_seen)
         self.weights_ = weights
         return self
@@ -237,4 +242,5 @@ def _candidates(
     scores[candidates.row_of, place] = np.concatenate([part for _, part in found])
     keys = candidates.row_of * n_items + candidates.values
     at = np.searchsorted(keys, targets.row_of * n_items + targets.values)
+    scores[targets.row_of[missed], place[at][missed]] = -1e6  # they stand in nobody's way
     return scores, targets, place[at], missed

@@ -110,9 +110,11 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 10) -
     clicked, p = _pair(labels, probabilities, "probabilities")
     if n_bins < 1 or not len(p):
         raise ValueError(f"n_bins: expected at least 1, and a candidate, got {n_bins} and {len(p)} candidates")
+    _, alike, n_alike = np.unique(p, return_inverse=True, return_counts=True)
+    share = (np.bincount(alike, clicked) / n_alike)[alike]  # of equal probabilities each has the share of all
     parts = np.array_split(np.argsort(p, kind="stable"), min(n_bins, len(p)))
     counts = np.array([len(part) for part in parts])
-    predicted, observed = (np.array([values[part].mean() for part in parts]) for values in (p, clicked))
+    predicted, observed = (np.array([values[part].mean() for part in parts]) for values in (p, share))
     return Calibration(predicted, observed, counts, float(np.average(np.abs(predicted - observed), weights=counts)))
 
 
@@ -172,12 +174,20 @@ def platt(z: Doubles, labels: NDArray[Any]) -> tuple[float, float]:
     for columns in (np.stack([z, np.ones_like(z)]), np.ones((1, len(z)))):
         base = np.zeros_like(z) if len(columns) == 2 else z
         w = np.zeros(len(columns))
+
+        def loss(w: Doubles, base: Doubles = base, columns: Doubles = columns) -> float:
+            scores = base + w @ columns
+            return float((np.logaddexp(0, scores) - t * scores).sum())
+
         for _ in range(50):
             p = sigmoid(base + (w[:, None] * columns).sum(axis=0))
             gradient = (columns * (p - t)).sum(axis=1)
             hessian = np.einsum("in,jn,n->ij", columns, columns, p * (1 - p)) + 1e-6 * np.eye(len(columns))
             step = np.linalg.solve(hessian, gradient)
-            w -= step * min(1.0, 5 / max(np.abs(step).max(), 1e-12))
+            step *= min(1.0, 5 / max(np.abs(step).max(), 1e-12))
+            while loss(w - step) > loss(w) and np.abs(step).max() > 1e-10:
+                step /= 2
+            w -= step
             if np.abs(step).max() < 1e-10:
                 break
         if len(columns) == 2 and w[0] > 0:

@@ -228,7 +228,7 @@ class ClickModel(GrowingCatalogue):
 
     def _asked(self, histories: Any, candidates: Any, user_features: Any, context: Any) -> Impressions:
         self._check_fitted()
-        past, _ = id_lists("histories", histories, self.item_ids_)
+        past, _ = id_lists("histories", histories, self.item_ids_, known=True)
         shown, flat = id_lists("candidates", candidates, self.item_ids_)
         n = len(past)
         if flat:

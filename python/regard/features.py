@@ -226,6 +226,13 @@ def _keys(name: str, cell: Any) -> list[str]:
     raise TypeError(f"categories[{name!r}]: expected text, integers or lists of them, got {cell!r}")
 
 
+def mean_and_spread(numbers: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and standard deviation; 0 and 1 of none, and 1 of equal ones, whose computed deviation is rounding."""
+    if not len(numbers):
+        return 0.0, 1.0
+    return float(numbers.mean()), float(numbers.std()) if numbers.min() < numbers.max() else 1.0
+
+
 @dataclass(frozen=True)
 class EncodedFeatures:
     """Features of the items of a catalogue as a model computes with them.
@@ -258,7 +265,7 @@ class EncodedFeatures:
             how["categories"][name] = sorted({key for row in known.tolist() for key in lists[row]})
         for name, numbers in features.numbers.items():
             given = numbers[known][~np.isnan(numbers[known])]
-            how["numbers"][name] = [float(given.mean()), float(given.std()) or 1.0] if len(given) else [0.0, 1.0]
+            how["numbers"][name] = list(mean_and_spread(given))
         for name, vectors in features.vectors.items():
             square = float(np.square(vectors[known], dtype=np.float64).sum(axis=1).mean()) if len(known) else 0.0
             how["vectors"][name] = [vectors.shape[1], 1 / np.sqrt(square) if square else 1.0]

@@ -9,7 +9,7 @@ import numpy as np
 
 from .frames import frame_columns, is_frame
 from .ragged import Ragged
-from .tables import Column, encode, event_order, read_ids, read_times
+from .tables import Column, encode, event_order, objects, read_ids, read_times
 from .timed import TimedHistories
 
 __all__ = ["as_ids", "drop_unknown", "frame_lists", "id_lists", "ids_of", "rows_of"]
@@ -37,8 +37,11 @@ def drop_unknown(rows: Ragged) -> Ragged:
     return rows.pick(places, np.arange(len(rows)))
 
 
-def as_ids(name: str, values: Any, item_ids: np.ndarray) -> np.ndarray:
+def as_ids(name: str, values: Any, item_ids: np.ndarray, *, known: bool = False) -> np.ndarray:
     """A flat array of ids of the catalogue's type; nothing is converted that could change an id.
+
+    With ``known`` only ids of the catalogue matter. A text that cannot be one of them may then come back as another
+    that is none either: NumPy gives every text of an array the room of the longest, and drops NULs at its end.
 
     Raises
     ------
@@ -66,6 +69,10 @@ def as_ids(name: str, values: Any, item_ids: np.ndarray) -> np.ndarray:
         hint = " (are there missing values?)" if array.dtype.kind == "f" or "float" in got else ""
         raise TypeError(f"{name}: expected {expected} item ids, got {got}{hint}")
     if expected == "str":
+        if known and array.dtype.kind == "O":
+            longest = item_ids.dtype.itemsize // 4
+            none = "\uffff" * (longest + 1)
+            array = objects(none if len(text) > longest or text[-1:] == "\0" else text for text in array.tolist())
         return array.astype(str)
     try:
         beyond = array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max
@@ -77,25 +84,26 @@ def as_ids(name: str, values: Any, item_ids: np.ndarray) -> np.ndarray:
     return ids
 
 
-def id_lists(name: str, values: Any, item_ids: np.ndarray) -> tuple[Ragged, bool]:
+def id_lists(name: str, values: Any, item_ids: np.ndarray, *, known: bool = False) -> tuple[Ragged, bool]:
     """One list of ids for each row, from all the forms that users write; and whether it was one flat list."""
     if isinstance(values, Ragged):
-        return values.with_values(as_ids(name, values.values, item_ids)), False
+        return values.with_values(as_ids(name, values.values, item_ids, known=known)), False
     if is_frame(values):
         return frame_lists(name, values, item_ids)[1], False
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: expected a list of item ids or a list of lists, got {type(values).__name__}")
     if isinstance(values, np.ndarray) and values.ndim == 2:
-        return Ragged.from_lengths(as_ids(name, values.ravel(), item_ids), [values.shape[1]] * len(values)), False
+        ids = as_ids(name, values.ravel(), item_ids, known=known)
+        return Ragged.from_lengths(ids, [values.shape[1]] * len(values)), False
     if not isinstance(values, np.ndarray) or values.dtype.kind == "O":
         values = values if isinstance(values, Sequence) else list(values)
         nested = [not isinstance(value, (str, bytes)) and isinstance(value, Iterable) for value in values]
         if any(nested):
             if not all(nested):
                 raise TypeError(f"{name}: expected a flat list or a list of lists, got a mix of both")
-            lists = [as_ids(name, value, item_ids) for value in values]
+            lists = [as_ids(name, value, item_ids, known=known) for value in values]
             return Ragged.from_lengths(np.concatenate(lists), [len(ids) for ids in lists]), False
-    ids = as_ids(name, values, item_ids)
+    ids = as_ids(name, values, item_ids, known=known)
     return Ragged(ids, [0, len(ids)]), True
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .features import ItemFeatures
+from .features import ItemFeatures, mean_and_spread
 from .ids import as_ids, id_lists
 from .ragged import Ragged
 from .tables import flat
@@ -203,9 +203,8 @@ def learn_features(columns: Columns) -> list[Feature]:
         if column.dtype == object:
             features.append(Feature(name=name, words=sorted({word for word in column if word is not None})))
             continue
-        known = column[~np.isnan(column)]
-        mean, std = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
-        features.append(Feature(name=name, mean=mean, std=std or 1.0))
+        mean, std = mean_and_spread(column[~np.isnan(column)])
+        features.append(Feature(name=name, mean=mean, std=std))
     return features
 
 

@@ -403,6 +403,7 @@ def user_metrics(ranks: np.ndarray, targets: Ragged, cutoffs: list[int]) -> dict
     order = np.lexsort((ranks, user))
     nth = np.empty(len(ranks))  # a target is the nth of its user
     nth[order] = 1 + np.arange(len(ranks)) - first[user]
+    ranks = np.maximum(ranks, nth)  # of equal scores, too, the n-th stands no higher than n
     best_dcg = np.cumsum(1 / np.log2(1 + np.arange(1, 1 + cutoffs[-1])))
 
     metrics: dict[str, dict[int, np.ndarray]] = {}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FORMAT = (1, 0)
 NN = "nn"  # kind of the files of regard.nn, which have tensors alone
 QUANTIZED = "items.quantized"
+_DEEPEST = 16  # of blends within blends
 _ITEMS, _TITLES, POPULARITY = "ids.items", "ids.titles", "popularity"
 TABLE = ("table.columns", "table.offsets")
 
@@ -132,7 +133,7 @@ def read(path: str | os.PathLike[str], *, verify: bool = False) -> Content:
     return _content(Content(name, header, tensors, item_ids, packed, titles, counts, None, None, None, []), verify)
 
 
-def _content(content: Content, verify: bool) -> Content:
+def _content(content: Content, verify: bool, depth: int = 0) -> Content:
     """The parameters sorted out from what else there is beside the catalogue, and checked."""
     name, header, tensors = content.path, content.header, content.params
     if POPULARITY in tensors:
@@ -140,13 +141,13 @@ def _content(content: Content, verify: bool) -> Content:
         if len(content.popularity) != len(content.item_ids):
             raise ValueError(f"{name}: popularity: expected {len(content.item_ids)} entries, one for each item")
     members = header.get("members", [])
-    if not isinstance(members, list):
-        raise ValueError(f"{name}: the header is damaged (members: expected a list)")
+    if not isinstance(members, list) or depth > _DEEPEST:
+        raise ValueError(f"{name}: the header is damaged (members: expected a list, at most {_DEEPEST} deep)")
     for i, member in enumerate(members):
         prefix = member_prefix(i)
         own: dict[str, Any] = {key[len(prefix) :]: tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
         _check_entries(name, member)
-        content.members.append(_content(replace(content, header=member, params=own, members=[]), verify))
+        content.members.append(_content(replace(content, header=member, params=own, members=[]), verify, depth + 1))
     quantized = tensors.pop(QUANTIZED, None)
     if quantized is not None and quantized.dtype != np.uint8:
         raise ValueError(f"{name}: tensor {QUANTIZED!r}: expected uint8, got {quantized.dtype}")
@@ -205,7 +206,7 @@ def _header(path: str, metadata: dict[str, str]) -> dict[str, Any]:
         major, _ = (int(part) for part in header["format_version"].split("."))
     except KeyError:
         raise ValueError(f"{path}: not a regard model: a safetensors file without a `regard` entry") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the header is damaged ({error})") from None
     if major > FORMAT[0]:
         raise ValueError(

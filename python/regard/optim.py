@@ -24,7 +24,8 @@ def learning_rate_factor(step: int, total: int, *, schedule: str = "constant", w
     """Factor on the learning rate at ``step`` (from 1) of ``total``: a linear rise, then constant or down to 0."""
     if step <= warmup_steps:
         return step / warmup_steps
-    done = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
+    falls = total - warmup_steps  # steps; one alone is taken whole
+    done = min(1.0, (step - warmup_steps) / falls) if falls > 1 else 0.0
     return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[schedule]
 
 

@@ -413,7 +413,7 @@ class Recommender:
     def _rows_of_histories(self, histories: Any) -> tuple[Ragged, np.ndarray]:
         """Known events as rows, and how many were unknown in each history."""
         self._check_fitted()
-        ids, _ = id_lists("histories", histories, self.item_ids_)
+        ids, _ = id_lists("histories", histories, self.item_ids_, known=True)
         known = drop_unknown(ids.with_values(rows_of(ids.values, self.item_ids_)))
         return known, ids.lengths - known.lengths
 
@@ -421,7 +421,7 @@ class Recommender:
         """The allowed or denied rows of a block of histories, one flat list being everyone's."""
         if items is None:
             return lambda block: None
-        ids, flat = id_lists(name, items, self.item_ids_)
+        ids, flat = id_lists(name, items, self.item_ids_, known=True)
         if not flat and len(ids) != n:
             raise ValueError(f"{name}: expected one flat list or {n} lists, one for each history, got {len(ids)} lists")
         n_items = len(self.item_ids_)

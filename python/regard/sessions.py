@@ -70,7 +70,7 @@ class Session:
             moments = whole_seconds("times", np.atleast_1d(times), len(listed))
         unknown = self._served.append_ids(listed, moments)
         if unknown is None:
-            rows = rows_of(as_ids("item_ids", listed, self._model_item_ids), self._model_item_ids)
+            rows = rows_of(as_ids("item_ids", listed, self._model_item_ids, known=True), self._model_item_ids)
             self._served.append_items(rows, moments)
             unknown = int((rows < 0).sum())
         self._n_unknown += unknown
@@ -115,7 +115,7 @@ class Session:
     def _rows(self, name: str, ids: Any) -> NDArray[np.int32] | None:
         if ids is None:
             return None
-        return rows_of(as_ids(name, ids, self._model_item_ids), self._model_item_ids)
+        return rows_of(as_ids(name, ids, self._model_item_ids, known=True), self._model_item_ids)
 
     @property
     def window(self) -> NDArray[Any]:

@@ -54,10 +54,13 @@ class ContentBased(Recommender):
             raise ValueError("data: ContentBased needs item features (Interactions.with_features), got none")
         self._set_catalogue(data)
         features = EncodedFeatures.fit(data.features, data.item_ids)
-        entries, item = features.entries, features.entries.row_of
         n_values = sum(len(values) for values in features.how["categories"].values())
+        keys = features.entries.row_of * n_values + features.entries.values
+        _, once = np.unique(keys, return_index=True)  # an item may list a value twice
+        item = features.entries.row_of[once]
+        entries = Ragged.from_lengths(features.entries.values[once], np.bincount(item, minlength=data.n_items))
         n_items_of = np.maximum(np.bincount(entries.values, minlength=n_values), 1)
-        weights = features.weights * np.log(data.n_items / n_items_of)[entries.values]
+        weights = features.weights[once] * np.log(data.n_items / n_items_of)[entries.values]
         weights /= _lengths(np.bincount(item, weights**2, data.n_items))[item]
         dense = features.dense.astype(np.float64)
         n_numbers = len(features.how["numbers"])

@@ -136,7 +136,7 @@ class SequentialRules(_Decayed):
     def fit(self, data: Interactions) -> Self:
         """Count the pairs of each distance up to ``window``."""
         self._set_catalogue(data)
-        events = np.maximum(self.popularity_, 1)
+        events = np.maximum(self.popularity_, 1.0)
         source_weight, target_weight = events**-self.source_exponent, events**-self.target_exponent
         values, user = data.sequences.values, data.sequences.row_of
 
@@ -191,7 +191,7 @@ class ItemKNN(_Decayed):
     def fit(self, data: Interactions) -> Self:
         """Count common users of each pair of items."""
         self._set_catalogue(data)
-        users = np.maximum(n_users_of_items(data), 1)
+        users = np.maximum(n_users_of_items(data), 1.0)
         source_weight, target_weight = users**-self.source_exponent, users**-self.target_exponent
         columns, weights = [], []
         for item, together in enumerate(common_users(data)):

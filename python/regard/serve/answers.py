@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import regard
-from regard.ids import rows_of
+from regard.ids import as_ids, rows_of
 from regard.recommender import Flag, Recommendations
 
 from .messages import Answer, Cause, ItemId, Limits, Rank, Recommend, RecommendBatch, Similar
@@ -60,7 +60,7 @@ class Past:
         if not loaded.times:
             return self.history
         assert self.times is not None
-        items = np.array(self.history, loaded.model.item_ids_.dtype)
+        items = as_ids("history", self.history, loaded.model.item_ids_, known=True)
         return regard.TimedHistories.from_lists([items], times=[self.times], asked_at=self.asked_at)
 
 

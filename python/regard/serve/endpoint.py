@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ class Endpoint:
         self._service, self._handler = service, handler
         self._decode: Callable[[bytes], Any] | None = None if takes is None else msgspec.json.Decoder(takes).decode
         self._queued = path in QUEUED
+        self._names = re.findall(r"{(\w+)}", path)
         self._seconds = service.metrics.seconds.labels(path)
         self._counts: dict[int, Any] = {}
 
@@ -98,7 +100,8 @@ class Endpoint:
         headers = dict(scope["headers"])
         self._authorize(headers)
         if self._decode is None:
-            answer = await self._handler(**scope.get("path_params", {}))
+            found = scope.get("path_params", {})  # those of an application around it among them
+            answer = await self._handler(**{name: found[name] for name in self._names})
         else:
             body = await self._body(headers, receive)
             if body is None:
@@ -108,7 +111,9 @@ class Endpoint:
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
         key = self._service.key
-        if key is not None and self.protected and not hmac.compare_digest(headers.get(b"authorization", b""), key):
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        fits = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), key or b"")
+        if key is not None and self.protected and not fits:
             raise RequestError(401, "unauthorized", "Authorization: expected Bearer and the key of this service")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:

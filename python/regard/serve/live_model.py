@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import regard
-from regard.ids import rows_of
+from regard.ids import as_ids, rows_of
 from regard.sequence_model import SequenceModel
 from regard.sessions import Sessions
 
@@ -103,13 +103,17 @@ class Loaded:
         if self.id_type is str:
             return word
         try:
-            return int(word)
+            number = int(word)
         except ValueError:
-            raise bad(f"{name}: expected whole numbers, as the item ids of this model are, got {word!r}") from None
+            number = None
+        if number is None or str(number) != word:  # "0101" would be another way to write 101
+            raise bad(f"{name}: expected whole numbers, as the item ids of this model are, got {word!r}")
+        return number
 
     def n_unknown(self, ids: list[ItemId]) -> int:
         """How many of the ids the model does not know."""
-        return int((rows_of(np.array(ids), self.model.item_ids_) < 0).sum())
+        own = self.model.item_ids_
+        return int((rows_of(as_ids("items", ids, own, known=True), own) < 0).sum())
 
 
 def stamp(path: Path) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-ItemId = int | str
+ItemId = int | Annotated[str, Meta(max_length=1024)]
 UserId = Annotated[str, Meta(min_length=1, max_length=256)]
 Times = Annotated[list[float], Meta(description="Unix seconds, one for each event")]
 

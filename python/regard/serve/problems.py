@@ -23,6 +23,11 @@ def bad(message: str) -> RequestError:
     return RequestError(400, "bad_request", message)
 
 
+def late() -> RequestError:
+    """Nobody waits for the answer any more."""
+    return RequestError(503, "deadline", "the deadline passed while it waited")
+
+
 def busy(message: str) -> RequestError:
     """Nothing is wrong with the request; later it may be answered."""
     return RequestError(503, "overloaded", message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -13,6 +14,7 @@ from .endpoint import ADMITTED, OVERLOADED, QUEUED
 if TYPE_CHECKING:
     from .service import Service
 
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _MAX_HEAD = 65_536  # bytes of a request before its body
 _QUEUED = frozenset(path.encode() for path in QUEUED)
 _BODY = messages.encode(messages.Problem("overloaded", OVERLOADED))
@@ -20,6 +22,12 @@ _OVERLOADED = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
 )
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Nothing is spoken but HTTP/1.1, so an offer of more is no offer (RFC 9110, 7.8); the parser would end there."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + rest
 
 
 class Protocol(HttpToolsProtocol):
@@ -32,7 +40,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._begun, self._head = True, 0  # a connection that says nothing is a slow request
-        self._refused = False  # the request that is coming in
+        self._awaits_head, self._refused = True, False  # of the request that is coming in
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(self.request_seconds, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -41,7 +49,7 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._head += len(data)
-        super().data_received(data)
+        super().data_received(_without_upgrade(data) if self._awaits_head else data)
         if not self._begun:
             self._stop_timer()
         elif self._timer is None:
@@ -52,9 +60,12 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._begun = True
+        if self._timer is not None:  # of the request before, or of the connection
+            self._stop_timer()
+            self._timer = self.loop.call_later(self.request_seconds, self._too_slow)
 
     def on_headers_complete(self) -> None:
-        self._head = 0
+        self._head, self._awaits_head = 0, False
         alone = self.cycle is None or self.cycle.response_complete
         if self.url in _QUEUED and alone and self.parser.get_method() == b"POST":
             self._refused = not self.service.load.admit()
@@ -69,7 +80,7 @@ class Protocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._begun, self._head = False, 0
+        self._begun, self._head, self._awaits_head = False, 0, True
         if not self._refused:
             super().on_message_complete()
             return
@@ -79,6 +90,7 @@ class Protocol(HttpToolsProtocol):
         if not self.parser.should_keep_alive():
             self.transport.close()
         else:
+            self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )

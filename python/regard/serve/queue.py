@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .problems import RequestError
+from .problems import late
 
 if TYPE_CHECKING:
     from .messages import Answer
@@ -62,7 +62,7 @@ class Queue:
         now = time.monotonic()
         for job in piece:
             if job.deadline < now and not job.future.done():
-                job.future.set_exception(RequestError(503, "deadline", "the deadline passed while it waited"))
+                job.future.set_exception(late())
         left = [job for job in piece if not job.future.done()]  # neither late nor given up by its client
         if left:
             self._batched(len(left))

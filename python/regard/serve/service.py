@@ -21,7 +21,7 @@ from .endpoint import Endpoint
 from .live_model import LiveModel, Loaded
 from .load import Load
 from .metrics import Metrics
-from .problems import bad, busy
+from .problems import bad, busy, late
 from .queue import Job, Queue
 from .settings import Settings
 from .stores import Store, open_store
@@ -72,11 +72,13 @@ class Service:
         self._n_beside = 0
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
-        self.key = None if self.settings.api_key is None else b"Bearer " + self.settings.api_key.encode()
+        self.key = None if self.settings.api_key is None else self.settings.api_key.encode()
         endpoints = self._endpoints()
         self.document = messages.encode(openapi.document(endpoints, protected=self.key is not None))
         self._app = Starlette(
-            routes=[Route(end.path, end, methods=[end.method]) for end in endpoints],
+            routes=[
+                Route(end.path.replace("{user_id}", "{user_id:path}"), end, methods=[end.method]) for end in endpoints
+            ],
             lifespan=self._lifespan,
             exception_handlers={404: _not_found, 405: _not_allowed},
         )
@@ -160,7 +162,7 @@ class Service:
         past = await self._past(loaded, request)
         if request.explain:
             past.session = None  # which belongs to the loop
-            return await self._slowly(lambda: answers.recommend(loaded, past, request))
+            return await self._slowly(lambda: answers.recommend(loaded, past, request), deadline)
         rules = request.caps or request.boosts or request.allow is not None or request.deny is not None
         plain = past.session is None and not rules
         pays = plain and not loaded.times and loaded.card.n_items >= _BATCH_PAYS
@@ -178,7 +180,7 @@ class Service:
             raise bad(f"histories: expected at most {self.settings.max_batch}, got {len(request.histories)}")
         request.histories = [history[-self.settings.max_history :] for history in request.histories]
         answers.check(loaded, request)
-        return messages.Answers(await self._slowly(lambda: answers.batch(loaded, request)))
+        return messages.Answers(await self._slowly(lambda: answers.batch(loaded, request), deadline))
 
     async def rank(self, request: messages.Rank, deadline: float) -> messages.Answer:
         loaded = self.live.current
@@ -190,7 +192,7 @@ class Service:
     async def similar(self, request: messages.Similar, deadline: float) -> messages.Answer:
         loaded = self.live.current
         self._check_k(request.k)
-        return await self._slowly(lambda: answers.similar(loaded, request))
+        return await self._slowly(lambda: answers.similar(loaded, request), deadline)
 
     async def append(self, request: messages.Events, deadline: float) -> messages.Appended:
         loaded = self.live.current
@@ -199,8 +201,8 @@ class Service:
             raise bad(f"items: expected at most {self.settings.keep_events}, got {len(request.items)}")
         times = _times(request.times, request.items) or [time.time()] * len(request.items)
         user, key = request.user_id, request.idempotency_key
-        version, repeated = await self.store.append(user, request.items, times, key)
         n_unknown = loaded.n_unknown(request.items)
+        version, repeated = await self.store.append(user, request.items, times, key)
         self.metrics.unknown.inc(n_unknown)
         if not repeated:
             self.metrics.events.inc(len(request.items))
@@ -292,13 +294,19 @@ class Service:
             self.metrics.unknown.inc(answer.n_unknown)
         return answer
 
-    async def _slowly(self, work: Callable[[], _T]) -> _T:
+    async def _slowly(self, work: Callable[[], _T], deadline: float) -> _T:
         """Computed beside the loop, which goes on answering; one after another."""
+
+        def in_time() -> _T:
+            if time.monotonic() > deadline:
+                raise late()
+            return work()
+
         if self._n_beside >= self.settings.max_slow:
             raise busy("more requests of this kind than this service can answer in time")
         self._n_beside += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._beside, work)
+            return await asyncio.get_running_loop().run_in_executor(self._beside, in_time)
         finally:
             self._n_beside -= 1
 

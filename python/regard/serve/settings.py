@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_LONGEST = 86_400  # seconds
+_MOST = 2**31 - 1  # of what is counted: what the store and clocks can take
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -52,8 +55,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("max_body", "max_history", "max_k", "max_batch", "max_slow", "sessions", "keep_events"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= _MOST:
+                raise ValueError(f"{name}: expected 1 to {_MOST:,}, got {getattr(self, name)}")
         for name in ("max_wait_ms", "deadline_ms"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
@@ -97,5 +100,5 @@ class Process:
         if not 0 <= self.port < 65_536:
             raise ValueError(f"port: expected 0 to 65535, got {self.port}")
         for name in ("request_seconds", "stop_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) <= _LONGEST:
+                raise ValueError(f"{name}: expected above 0, up to {_LONGEST:,}, got {getattr(self, name)}")

@@ -205,7 +205,7 @@ class SQLiteStore:
             try:
                 connection = connection or self._connect()
                 results = self._commit(connection, work)
-            except sqlite3.Error as error:
+            except Exception as error:  # whatever it is: appends after it are tried again
                 if connection is not None:
                     connection.close()
                     connection = None

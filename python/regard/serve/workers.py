@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import os
 import shutil
 import signal
@@ -235,6 +236,6 @@ def _work(
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(process.stop_seconds),
+        timeout_graceful_shutdown=math.ceil(process.stop_seconds),
     )
     _Server(config, service, parent).run(sockets=[listener])
