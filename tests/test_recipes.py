@@ -57,6 +57,11 @@ def test_much_data_gets_a_wider_model_from_the_preset_best_alone_and_maps_drawn_
     assert recipe(much)["dropout"] == 0.2 and recipe(much, "fast")["dropout"] == 0.1
 
 
+def test_targets_are_smoothed_where_items_are_rare_and_not_of_length_1():
+    often, rare, unit = data(20, 60, 10), data(20, 60, 20), data(100, 6, 25)
+    assert [recipe(some)["label_smoothing"] for some in (often, rare, unit)] == [0.0, 0.1, 0.0]
+
+
 def test_half_a_million_events_widen_the_feed_forward_layer_with_the_rest():
     much = data(5_000, 100, 100)
     assert [recipe(much, preset)["ffn_dim"] for preset in PRESETS] == [512, 256]
