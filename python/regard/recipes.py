@@ -55,10 +55,10 @@ def recipe(data: Interactions, preset: str = "best", *, exclude_seen: bool = Tru
       Beauty 0.0751 to 0.0758, ml-1m (20 epochs) 0.190 to 0.193, but ml-100k, with 100,000 events, 0.134 to 0.130.
     - Below 150,000 events the maps of attention begin as the identity: ml-100k (5 seeds) 0.131 to 0.138, groceries
       0.0324 to 0.0343, in fewer epochs. With more events nothing is left of it.
-    - Below 100 events an item a tenth of every target goes to all items alike: few events make a model surer than it may
-      be. ml-100k (5 seeds) 0.1389 to 0.1409, Last.fm (3 seeds) 0.0712 to 0.0730, messages (3 seeds) 0.2495 to 0.2525,
-      Amazon Beauty (3 seeds) 0.0777 to 0.0782, Sports (3 seeds) 0.0460 to 0.0463; but ml-1m (2 seeds), with 290 events
-      an item, 0.2023 to 0.2008. Not where item vectors have length 1, where it has not been tried.
+    - Below 100 events an item a tenth of every target goes to all items alike: few events make a model surer than it
+      may be. ml-100k (5 seeds) 0.1389 to 0.1409, Last.fm (3 seeds) 0.0712 to 0.0730, messages (3 seeds) 0.2495 to
+      0.2525, Amazon Beauty (3 seeds) 0.0777 to 0.0782, Sports (3 seeds) 0.0460 to 0.0463; but ml-1m (2 seeds), with 290
+      events an item, 0.2023 to 0.2008. Not where item vectors have length 1, where it has not been tried.
     - The fewer events an item has, the more dropout: 0.1 from 100 events on (0.2 at width 128), 0.2 from 15 on, else
       0.5. With 18 events an item (RetailRocket) 0.2 has a validation NDCG@10 of 0.472, 0.5 has 0.452.
     - Short histories, from 15 events an item on: item vectors have length 1. Else the length learns how often an item
