@@ -84,14 +84,13 @@ void Encoder::add_map(Step& step, const std::string& weight, const std::string& 
   const float* rows = tensors.floats(weight, {Tensors::kAny, width_});
   const int64_t n_out = tensors.get(weight, Type::f32, {Tensors::kAny, width_}).shape[0];
   if (n_out > kLargest) throw std::invalid_argument("tensor '" + weight + "' is too wide");
-  if (!mapped_.insert(rows).second)  // each is copied: many steps of one would be many times the file
-    throw std::invalid_argument("tensor '" + weight + "' is the weight of two maps");
   if (step.n_maps > 0 && n_out != step.n_out)
     throw std::invalid_argument("tensor '" + weight + "': expected " + std::to_string(step.n_out) + " rows, got " +
                                 std::to_string(n_out));
   step.n_in = width_, step.n_out = n_out;
-  step.maps[step.n_maps++] = {rows,   tensors.floats(bias, {n_out}), pack(rows, n_out, width_), nullptr, nullptr,
-                              nullptr};
+  const float*& packed = packed_maps_[rows];  // once, however many steps have it
+  if (packed == nullptr) packed = pack(rows, n_out, width_);
+  step.maps[step.n_maps++] = {rows, tensors.floats(bias, {n_out}), packed, nullptr, nullptr, nullptr};
 }
 
 void Encoder::add_step(const Json& json, const Tensors& tensors) {

@@ -4,8 +4,8 @@
 // allocates nothing. Neighbours that take one pass are joined, and after the last attention only the newest event of a
 // history goes on. A result does not depend on what else is in the batch, nor on the number of threads.
 #pragma once
+#include <map>
 #include <memory>
-#include <set>
 
 #include "dispatch.h"
 #include "serve/json.h"
@@ -95,7 +95,7 @@ class Encoder {
 
   std::vector<Step> steps_;
   std::vector<std::unique_ptr<float, Free>> packed_;
-  std::set<const float*> mapped_;  // weights of linear maps
+  std::map<const float*, const float*> packed_maps_;  // of each weight of a linear map
   const float* item_vectors_ = nullptr;
   LinearMap pointer_ = {};  // from h to a score for each age
   int64_t n_items_ = 0, dim_ = 0, max_len_;
