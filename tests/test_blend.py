@@ -190,7 +190,7 @@ def test_a_member_without_a_file_is_named(split, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda header: header.update(members=3), r"header is damaged \(members: expected a list"),
+        (lambda header: header.update(members=3), r"header is damaged \(members: expected a list\)"),
         (lambda header: header["members"].append({}), r"header is damaged \(kind: expected a str\)"),
         (lambda header: header["members"].pop(), r"weights: expected 4 numbers|is not of this model|members"),
         (lambda header: header["members"][0].update(kind="lstm"), "unknown kind of model 'lstm'"),

@@ -63,6 +63,17 @@ Activation make_activation(int code) {
   return static_cast<Activation>(code);
 }
 
+namespace {
+
+// What `make` gives; null if it fails.
+template <class F>
+const char* text(F&& make) noexcept {
+  const char* made = nullptr;
+  guarded([&] { made = make(); });
+  return made;
+}
+
+}  // namespace
 }  // namespace regard
 
 using namespace regard;
@@ -75,25 +86,19 @@ const char* regard_compiler(void) { return REGARD_COMPILER; }
 int regard_abi_version(void) { return kAbiVersion; }
 
 const char* regard_isa(void) {
-  const char* name = nullptr;
-  guarded([&] { name = kernels().name; });
-  return name;
+  return text([] { return kernels().name; });
 }
 const char* regard_isa_built(void) {
-  const char* names = nullptr;
-  guarded([&] {
-    static const std::string kept = joined(built_kernels());
-    names = kept.c_str();
+  return text([] {
+    static const std::string names = joined(built_kernels());
+    return names.c_str();
   });
-  return names;
 }
 const char* regard_isa_available(void) {
-  const char* names = nullptr;
-  guarded([&] {
-    static const std::string kept = joined(available_kernels());
-    names = kept.c_str();
+  return text([] {
+    static const std::string names = joined(available_kernels());
+    return names.c_str();
   });
-  return names;
 }
 
 regard_status regard_set_isa(const char* name) {
@@ -106,13 +111,11 @@ regard_status regard_set_isa(const char* name) {
 
 int regard_num_threads(void) { return thread_count(); }
 const char* regard_num_threads_reason(void) {
-  const char* text = nullptr;
-  guarded([&] {
+  return text([] {
     thread_local std::string reason;
     reason = thread_count_reason();
-    text = reason.c_str();
+    return reason.c_str();
   });
-  return text;
 }
 regard_status regard_set_num_threads(int n) {
   return guarded([&] { set_thread_count(n); });

@@ -227,11 +227,15 @@ class GrowingCatalogue(Recommender):
 
     # ---- file ---------------------------------------------------------------------------------------------------
 
+    def _plain_steps(self) -> Any:
+        """The list of steps as a file gives it back."""
+        return json.loads(json.dumps(self.steps(), default=plain))
+
     def _file(self, **entries: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         header = {
             "kind": self.kind,
             "settings": {name: plain(value) for name, value in super().get_params().items() if name != "device"},
-            "steps": json.loads(json.dumps(self.steps(), default=plain)),
+            "steps": self._plain_steps(),
             "best_epoch": self.best_epoch_,
             "history": self.history_,
             **entries,
@@ -249,7 +253,7 @@ class GrowingCatalogue(Recommender):
         self.features_ = content.features
         expected = self._with_features(dict(params))
         model_file.check_shapes(content, {name: shape for name, (shape, _) in expected.items()})
-        if json.loads(json.dumps(self.steps(), default=plain)) != content.header["steps"]:
+        if self._plain_steps() != content.header["steps"]:
             raise ValueError(f"{content.path}: the list of steps does not belong to the settings")
         self._restore_catalogue(content)
         self.params_, self.interrupted_ = content.params, False

@@ -141,7 +141,9 @@ def _content(content: Content, verify: bool, depth: int = 0) -> Content:
         if len(content.popularity) != len(content.item_ids):
             raise ValueError(f"{name}: popularity: expected {len(content.item_ids)} entries, one for each item")
     members = header.get("members", [])
-    if not isinstance(members, list) or depth > _DEEPEST:
+    if not isinstance(members, list):
+        raise ValueError(f"{name}: the header is damaged (members: expected a list)")
+    if depth > _DEEPEST:
         raise ValueError(f"{name}: the header is damaged (members: expected a list, at most {_DEEPEST} deep)")
     for i, member in enumerate(members):
         prefix = member_prefix(i)

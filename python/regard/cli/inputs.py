@@ -94,15 +94,20 @@ def check_out(flag: str, path: str | None) -> None:
         raise ValueError(f"{flag}: cannot save as {path}: {reason}")
 
 
-def check_picture(flag: str, path: str | None) -> None:
-    """The same for a picture, which needs matplotlib, too. None is no picture."""
+def check_drawn(flag: str, path: str | None) -> None:
+    """The same for what is drawn, which needs matplotlib, too. None is nothing to draw."""
     if path is None:
         return
     if importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(f"{flag} needs matplotlib: pip install 'regard[plots]'")
-    if Path(path).suffix not in PICTURES:
-        raise ValueError(f"{flag}: expected a name that ends in one of {', '.join(PICTURES)}, got {path}")
     check_out(flag, path)
+
+
+def check_picture(flag: str, path: str | None) -> None:
+    """The same for a picture, whose name says its kind."""
+    check_drawn(flag, path)
+    if path is not None and Path(path).suffix not in PICTURES:
+        raise ValueError(f"{flag}: expected a name that ends in one of {', '.join(PICTURES)}, got {path}")
 
 
 def save_picture(path: str, figure: Any) -> None:

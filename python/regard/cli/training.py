@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from regard import report
 from regard.blend import Blend, usual
 from regard.cli import compare, settings
-from regard.cli.inputs import add_data, check_out, load_data, split_data
+from regard.cli.inputs import add_data, check_drawn, check_out, load_data, split_data
 from regard.cli.text import print_json
 from regard.data import Interactions
 from regard.growth import validation_of
@@ -51,7 +50,7 @@ def train(arguments: argparse.Namespace) -> int:
     """Train on the training part and save; Ctrl-C stops early and saves the best so far."""
     if not arguments.print_config:
         check_out("--out", arguments.out)
-        check_report(arguments.report)
+        check_drawn("--report", arguments.report)
 
     @functools.cache
     def parts() -> tuple[Interactions, Split | None]:
@@ -133,15 +132,6 @@ def weights_of(blend: Blend) -> dict[str, float]:
     return dict(zip(names, blend.weights_.tolist(), strict=True))
 
 
-def check_report(path: str | None) -> None:
-    """The same for a page, which needs matplotlib too."""
-    if path is None:
-        return
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("--report needs matplotlib: pip install 'regard[plots]'")
-    check_out("--report", path)
-
-
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, data, how to compare."""
     parser.add_argument("model", metavar="MODEL", help="file of a saved model")
@@ -155,7 +145,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Rank the test targets with the model and with baselines fitted on the training part."""
-    check_report(arguments.report)
+    check_drawn("--report", arguments.report)
     model = load(arguments.model)
     if arguments.report is not None and not hasattr(model, "history_"):
         raise NotImplementedError(f"--report: expected a model with a training to show, got a {type(model).__name__}")

@@ -111,9 +111,10 @@ class Endpoint:
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
         key = self._service.key
+        if key is None or not self.protected:
+            return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        fits = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), key or b"")
-        if key is not None and self.protected and not fits:
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), key):
             raise RequestError(401, "unauthorized", "Authorization: expected Bearer and the key of this service")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:

@@ -41,7 +41,8 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._begun, self._head = True, 0  # a connection that says nothing is a slow request
         self._awaits_head, self._refused = True, False  # of the request that is coming in
-        self._timer: asyncio.TimerHandle | None = self.loop.call_later(self.request_seconds, self._too_slow)
+        self._timer: asyncio.TimerHandle | None = None
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -53,7 +54,7 @@ class Protocol(HttpToolsProtocol):
         if not self._begun:
             self._stop_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self.request_seconds, self._too_slow)
+            self._start_timer()
         if self._head > _MAX_HEAD and not self.transport.is_closing():
             self._answer_and_close(431, "too_large", f"the head: expected at most {_MAX_HEAD} bytes")
 
@@ -62,7 +63,7 @@ class Protocol(HttpToolsProtocol):
         self._begun = True
         if self._timer is not None:  # of the request before, or of the connection
             self._stop_timer()
-            self._timer = self.loop.call_later(self.request_seconds, self._too_slow)
+            self._start_timer()
 
     def on_headers_complete(self) -> None:
         self._head, self._awaits_head = 0, False
@@ -97,6 +98,9 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._answer_and_close(400, "bad_request", msg)
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self.request_seconds, self._too_slow)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
