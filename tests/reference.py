@@ -232,9 +232,15 @@ def ragged_attention_backward(
 # ---- cross-entropy over the catalogue ----
 
 
-def cross_entropy(h: Array, item_vectors: Array, targets: Array, row_weights: Array | None = None):
-    """Weighted mean of lse[i] - h[i]·item[target[i]], and lse (n,). 0 where the weights sum to 0."""
+def scores_but(h: Array, item_vectors: Array, left_out: Array | None) -> Array:
+    """Every score, -inf where ``left_out`` (n, n_items) says so."""
     scores = h @ item_vectors.T
+    return scores if left_out is None else np.where(left_out, h.dtype.type(-np.inf), scores)
+
+
+def cross_entropy(h: Array, item_vectors: Array, targets: Array, row_weights: Array | None = None, left_out=None):
+    """Weighted mean of lse[i] - h[i]·item[target[i]], and lse (n,). 0 where the weights sum to 0."""
+    scores = scores_but(h, item_vectors, left_out)
     greatest = scores.max(axis=1, initial=-np.inf)
     lse = greatest + np.log(np.exp(scores - greatest[:, None]).sum(axis=1))
     rows = lse - scores[np.arange(len(h)), targets]
@@ -243,9 +249,11 @@ def cross_entropy(h: Array, item_vectors: Array, targets: Array, row_weights: Ar
     return (weights * rows).sum() / total if total else h.dtype.type(0), lse
 
 
-def cross_entropy_backward(h: Array, item_vectors: Array, targets: Array, row_weights=None, dloss: float = 1.0):
+def cross_entropy_backward(
+    h: Array, item_vectors: Array, targets: Array, row_weights=None, dloss: float = 1.0, left_out=None
+):
     """dh, ditem_vectors."""
-    scores = h @ item_vectors.T
+    scores = scores_but(h, item_vectors, left_out)
     p = np.exp(scores - scores.max(axis=1, initial=-np.inf, keepdims=True))
     p = p / p.sum(axis=1, keepdims=True)
     p[np.arange(len(h)), targets] -= 1

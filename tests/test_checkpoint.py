@@ -20,7 +20,7 @@ from regard import tensor_file
 
 SETTINGS = {
     "softmax": {},
-    "averaged": {"weight_averaging": True, "normalize_items": True, "label_smoothing": 0.1},
+    "averaged": {"weight_averaging": True, "normalize_items": True, "label_smoothing": 0.1, "mask_seen": True},
     "sampled": {"loss": "sampled_softmax", "n_negatives": 6, "negatives": "popularity", "output_table": "separate"},
     "pointer": {"pointer": True, "loss": "sampled_softmax", "n_negatives": 6, "output_table": "separate"},
     "adagrad": {"optimizer": "adagrad", "loss": "gbce", "n_negatives": 6},

@@ -1,6 +1,7 @@
 """Softmax cross-entropy over the catalogue: the pair, and loss and gradients in one call."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -43,16 +44,88 @@ def check(*arrays):
     return one[0][:4]
 
 
+def histories(rng, lengths, targets, n_items):
+    """Events, offsets and what each row leaves out: some events come again, and some are the row's own target."""
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    seen = rng.integers(0, n_items, cu_seqlens[-1]).astype(np.int32)
+    again = rng.random(len(seen)) < 0.2
+    seen[again] = targets[again]
+    left_out = np.zeros((len(seen), n_items), bool)
+    for begin, end in itertools.pairwise(cu_seqlens):
+        for row in range(begin, end):
+            left_out[row, seen[begin : row + 1]] = True
+    left_out[np.arange(len(seen)), targets] = False
+    return seen, cu_seqlens, left_out
+
+
+def draw_unseen(rng, lengths, n_items, dim, weights=None):
+    h, item_vectors, targets = arrays(rng, sum(lengths), n_items, dim)
+    seen, cu_seqlens, left_out = histories(rng, lengths, targets, n_items)
+    found = ops.cross_entropy_value_and_grad(h, item_vectors, targets, weights, seen=seen, cu_seqlens=cu_seqlens)
+    expected = []
+    for dtype in (np.float64, np.float32):
+        w = None if weights is None else weights.astype(dtype)
+        given_arrays = h.astype(dtype), item_vectors.astype(dtype), targets, w
+        loss, _ = reference.cross_entropy(*given_arrays, left_out=left_out)
+        expected.append([loss, *reference.cross_entropy_backward(*given_arrays, left_out=left_out)])
+    return found, *expected
+
+
+@pytest.mark.parametrize("lengths", [[1], [0, 3, 0, 1, 7], [64, 64], [1, 63, 2, 62], [200, 1, 130], [5] * 40])
+@pytest.mark.parametrize("n_items", [2, 37, 256, 700, 65537])
+def test_a_softmax_without_what_was_seen_follows_the_formula(lengths, n_items, isa, rng):
+    n = 1 if n_items == 65537 else max(1, 100 // sum(lengths))
+    draws = [draw_unseen(rng, lengths, n_items, 8) for _ in range(n)]
+    reference.assert_draws_within_rule(draws, ["loss", "dh", "ditem_vectors"])
+
+
+def test_rows_of_weight_zero_leave_out_nothing_of_the_others(isa, rng):
+    weights = rng.uniform(1, 3, 90).astype(np.float32)
+    weights[::3] = 0
+    draws = [draw_unseen(rng, [30, 60], 300, 8, weights)]
+    reference.assert_draws_within_rule(draws, ["loss", "dh", "ditem_vectors"])
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("n_items", [500, 70_000])
+def test_what_is_left_out_has_no_gradient_and_does_not_count_however_great_its_score(precision, n_items, isa, rng):
+    h, item_vectors, targets = arrays(rng, 130, n_items, 16)
+    targets[targets == 3] = 4
+    seen = np.full(130, 3, np.int32)
+    few = {"seen": seen, "cu_seqlens": np.array([0, 130]), "precision": precision}
+    loss, dh, ditems = ops.cross_entropy_value_and_grad(h, item_vectors, targets, **few)
+    item_vectors[3] *= 1000
+    for one, other in zip(
+        ops.cross_entropy_value_and_grad(h, item_vectors, targets, **few), (loss, dh, ditems), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert (ditems[3] == 0).all()
+    assert (ditems[targets] != 0).all()
+
+
+def test_where_only_the_target_is_left_nothing_is_lost(isa, rng):
+    h, item_vectors, _ = arrays(rng, 3, 2, 5)
+    events, targets = np.array([0, 0, 1], np.int32), np.array([1, 1, 0], np.int32)
+    loss, dh, ditems = ops.cross_entropy_value_and_grad(
+        h, item_vectors, targets, seen=events, cu_seqlens=np.array([0, 3])
+    )
+    assert loss == 0
+    assert not dh.any()
+    assert not ditems.any()
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_reference_gradients_are_those_of_central_differences(weighted, rng):
     h, item_vectors, targets = arrays(rng, 4, 6, 3)
     h, item_vectors = h.astype(np.float64), item_vectors.astype(np.float64)
     weights = np.array([1.0, 0.0, 2.5, 0.3]) if weighted else None
-    found = reference.cross_entropy_backward(h, item_vectors, targets, weights, dloss=1.7)
+    *_, left_out = histories(rng, [1, 3], targets, 6)
+    how = {"targets": targets, "row_weights": weights, "left_out": left_out if weighted else None}
+    found = reference.cross_entropy_backward(h, item_vectors, **how, dloss=1.7)
     values = {"h": h, "item_vectors": item_vectors}
 
     def loss(name, x):
-        return 1.7 * reference.cross_entropy(**(values | {name: x}), targets=targets, row_weights=weights)[0]
+        return 1.7 * reference.cross_entropy(**(values | {name: x}), **how)[0]
 
     for name, gradient in zip(values, found, strict=True):
         expected = reference.central_differences(functools.partial(loss, name), values[name])
@@ -257,6 +330,23 @@ def test_a_wrong_argument_is_named_with_what_was_expected_and_what_came(argument
         with pytest.raises(error) as caught:
             function(*arguments)
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("seen", "cu_seqlens", "message"),
+    [
+        ([0, 5, 1], [0, 3], "seen: expected rows from 0 to 4, got 5 at place 1"),
+        ([0, 1], [0, 3], "seen: expected shape (3,), got (2,)"),
+        ([0, 1, 2], [0, 2], "cu_seqlens: expected to end with 3, got 2"),
+        ([0, 1, 2], [0, 2, 1, 3], "cu_seqlens: expected offsets that never fall, got 2 before 1 at 1"),
+        ([0, 1, 2], None, "cu_seqlens: expected a int64 array (any,), got NoneType"),
+    ],
+)
+def test_wrong_histories_are_named(seen, cu_seqlens, message):
+    offsets = None if cu_seqlens is None else np.array(cu_seqlens)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        ops.cross_entropy_value_and_grad(H, ITEMS, TARGETS, seen=np.array(seen, np.int32), cu_seqlens=offsets)
+    assert message in str(caught.value)
 
 
 def test_wrong_precision_and_gradients_are_named():

@@ -239,6 +239,7 @@ def test_a_file_does_not_say_where_the_model_was_trained(in_shim, tmp_path):
         ({"optimizer": "adagrad"}, "optimizer: expected 'adam' or 'sgd' with device='cuda', got 'adagrad'"),
         ({"pointer": True}, "pointer: expected False with device='cuda', got True"),
         ({"time_bias": True}, "time_bias: expected False with device='cuda', got True"),
+        ({"mask_seen": True}, "mask_seen: expected False with device='cuda', got True"),
         ({"dim": 258, "n_heads": 2}, "dim: expected at most 256 with device='cuda', got 258"),
         ({"device": "gpu"}, "device: expected one of cpu, cuda, got 'gpu'"),
     ],

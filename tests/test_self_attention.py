@@ -4,7 +4,7 @@ import signal
 
 import numpy as np
 import pytest
-from small_models import chains, small
+from small_models import chains, returning, small
 
 import regard
 from regard.recommender import POPULAR, SHORT
@@ -152,7 +152,9 @@ def test_progress_is_shown_when_asked_for_and_silent_otherwise(capsys):
         ({"optimizer": "lion"}, "optimizer: expected one of adam, adagrad, sgd, got 'lion'"),
         ({"gbce_t": 1.5}, "gbce_t: expected from 0 to 1, got 1.5"),
         ({"label_smoothing": 1.0}, "label_smoothing: expected from 0 to below 1, got 1.0"),
-        ({"label_smoothing": 0.1, "loss": "bce"}, "loss: expected 'softmax' with label smoothing, got 'bce'"),
+        ({"label_smoothing": 0.1, "loss": "bce"}, "loss: expected 'softmax' with label_smoothing, got 'bce'"),
+        ({"mask_seen": True, "loss": "gbce"}, "loss: expected 'softmax' with mask_seen, got 'gbce'"),
+        ({"mask_seen": True, "pointer": True}, "mask_seen: expected False with a pointer"),
         ({"max_norm": -1.0}, "max_norm: expected above 0, got -1.0"),
         ({"weight_decay": float("nan")}, "weight_decay: expected at least 0, got nan"),
         ({"random_state": -1}, "random_state: expected at least 0, got -1"),
@@ -176,6 +178,29 @@ def test_with_label_smoothing_a_model_that_knows_what_is_next_leaves_its_part_to
         found.append(np.exp(scores.max()) / np.exp(scores).sum())
     assert found[0] > 0.9
     np.testing.assert_allclose(found[1], 0.6 + 0.4 / model.item_ids_.size, atol=0.1)
+
+
+@pytest.mark.parametrize("windows", ["random", "last"])
+def test_with_seen_items_masked_the_loss_is_that_of_a_softmax_over_the_others_and_the_target(windows):
+    data = returning()
+    losses = []
+    for mask in (False, True):
+        how = {"mask_seen": mask, "epochs": 1, "batch_size": 60, "learning_rate": 1e-12, "dropout": 0.0}
+        model = small(windows=windows, **how).fit(data, validation=None)
+        losses.append(model.history_[0]["loss"])
+    expected, n_items = [], model.item_ids_.size
+    for row in data.sequences:
+        for end in range(1, len(row)):
+            scores = model.scores([model.item_ids_[row[:end]].tolist()])[0].astype(np.float64)
+            counts = np.isin(np.arange(n_items), row[:end], invert=True)
+            counts[row[end]] = True
+            expected.append([np.log(np.exp(scores[kept]).sum()) - scores[row[end]] for kept in (slice(None), counts)])
+    np.testing.assert_allclose(losses, np.mean(expected, axis=0), rtol=1e-5)
+
+
+def test_a_model_whose_seen_items_are_masked_answers_likewise():
+    model = small(mask_seen=True).fit(chains(), validation=None)
+    assert model.recommend([[101, 102, 103], [110, 111, 100]], k=1).items[:, 0].tolist() == [104, 101]
 
 
 def test_data_without_a_pair_of_events_is_refused():

@@ -51,8 +51,14 @@ def test_the_best_settings_train_to_the_metric_that_was_told(data, found):
 @pytest.mark.parametrize("loss", ["sampled_softmax", "bce"])
 def test_what_the_loss_would_refuse_is_not_searched(loss, data):
     tuning = tune(data, n_trials=6, loss=loss, n_negatives=6, **FAST)
-    assert [set(trial["settings"]) for trial in tuning.trials] == [set(SEARCHED) - {"label_smoothing"}] * 6
-    assert tuning.best["label_smoothing"] == 0
+    without = {"label_smoothing", "mask_seen"}
+    assert [set(trial["settings"]) for trial in tuning.trials] == [set(SEARCHED) - without] * 6
+    assert not any(tuning.best[name] for name in without)
+
+
+def test_with_a_pointer_what_was_seen_stays_in_the_softmax(data):
+    tuning = tune(data, n_trials=2, pointer=True, **FAST)
+    assert [set(trial["settings"]) for trial in tuning.trials] == [set(SEARCHED) - {"mask_seen"}] * 2
 
 
 def test_the_same_seed_gives_the_same_trials_and_another_seed_others(data, found):

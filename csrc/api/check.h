@@ -38,6 +38,7 @@ inline void at_least(int64_t value, int64_t least, const char* name) {
   if (value < least) invalid(name, "at least " + std::to_string(least), std::to_string(value));
 }
 void check_offsets(const int64_t* offsets, int64_t n, const char* name);
+void check_sequences(const int64_t* cu_seqlens, int64_t batch, int64_t n);  // of n rows
 void check_ids(const int32_t* ids, int64_t n, int64_t n_ids, const char* name);
 void check_catalogue(const float* h, const float* item_vectors, int64_t n, int64_t n_items, int64_t dim);
 Dropout make_dropout(const regard_dropout& d);

@@ -18,6 +18,7 @@ struct Loss {
   CrossEntropy args{};
   std::vector<float> weights;
   std::vector<double> loss, lse;
+  std::vector<int64_t> begins;
 
   Loss(const regard_cross_entropy& a, bool keep_lse) {
     check_catalogue(a.h, a.item_vectors, a.n, a.n_items, a.dim);
@@ -35,6 +36,14 @@ struct Loss {
     args.h = a.h, args.items = a.item_vectors, args.targets = a.targets, args.weights = weights.data();
     args.loss = loss.data(), args.lse = keep_lse ? a.lse : lse.data(), args.dh = a.dh;
     args.n_items = a.n_items, args.dim = a.dim;
+  }
+
+  void leave_out_seen(const regard_cross_entropy& a) {
+    check_ids(a.seen, a.n, a.n_items, "seen");
+    check_sequences(a.cu_seqlens, a.batch, a.n);
+    for (int64_t s = 0; s < a.batch; ++s)
+      begins.insert(begins.end(), static_cast<size_t>(a.cu_seqlens[s + 1] - a.cu_seqlens[s]), a.cu_seqlens[s]);
+    args.seen = a.seen, args.begins = begins.data();
   }
 
   double mean(const regard_cross_entropy& a) const {  // in the order of the rows
@@ -127,6 +136,7 @@ void regard::cross_entropy_value_and_grad(regard_cross_entropy* a, const Beside*
   require(a, "args");
   Loss loss(*a, false);
   loss.args.beside = beside;
+  if (a->seen != nullptr) loss.leave_out_seen(*a);
   require(a->dh, "dh", a->n);
   require(a->ditem_vectors, "ditem_vectors");
   if (a->precision < kHighest || a->precision > kMedium)

@@ -26,11 +26,9 @@ regard_status regard_pointer_loss_value_and_grad(const regard_pointer* a, regard
     check_ids(targets, n, n_items, "targets");
     check_ids(a->items, n, n_items, "items");
     if (full && full->row_weights) invalid("row_weights", "none", "an array");
+    if (full && full->seen) invalid("seen", "none", "an array");
     if (sampled && sampled->binary) invalid("loss", "softmax", "bce");
-    regard::at_least(a->batch, 0, "batch");
-    check_offsets(a->cu_seqlens, a->batch, "cu_seqlens");
-    if (a->cu_seqlens[a->batch] != n)
-      invalid("cu_seqlens", "an end of " + std::to_string(n), std::to_string(a->cu_seqlens[a->batch]));
+    check_sequences(a->cu_seqlens, a->batch, n);
     int64_t longest = 0;
     for (int64_t s = 0; s < a->batch; ++s) longest = std::max(longest, a->cu_seqlens[s + 1] - a->cu_seqlens[s]);
     regard::at_least(a->n_ages, std::max<int64_t>(longest, 1), "n_ages");

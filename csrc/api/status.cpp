@@ -35,6 +35,13 @@ void check_offsets(const int64_t* offsets, int64_t n, const char* name) {
               std::to_string(offsets[i]) + " before " + std::to_string(offsets[i + 1]) + " at " + std::to_string(i));
 }
 
+void check_sequences(const int64_t* cu_seqlens, int64_t batch, int64_t n) {
+  at_least(batch, 0, "batch");
+  check_offsets(cu_seqlens, batch, "cu_seqlens");
+  if (cu_seqlens[batch] != n)
+    invalid("cu_seqlens", "an end of " + std::to_string(n), std::to_string(cu_seqlens[batch]));
+}
+
 void check_ids(const int32_t* ids, int64_t n, int64_t n_ids, const char* name) {
   require(ids, name, n);
   for (int64_t i = 0; i < n; ++i)

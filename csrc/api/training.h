@@ -37,6 +37,11 @@ typedef struct regard_cross_entropy {
   double dloss;
   int precision;  // of value_and_grad: 0 highest, 1 high, 2 medium
   float *dh, *ditem_vectors;
+  // Of value_and_grad: the softmax of row t leaves out the items of the events of its sequence up to t, though never
+  // its target. Rows of item_vectors (n), or NULL: all items count.
+  const int32_t* seen;
+  const int64_t* cu_seqlens;  // (batch + 1), the last n
+  int64_t batch;
 } regard_cross_entropy;
 
 REGARD_API regard_status regard_attention_training_forward(const regard_attention_training*);

@@ -8,6 +8,8 @@
 //   whole = log(exp(lse) + exp(A)),  whole_target = log(exp(s[target]) + exp(T)),  loss = whole - whole_target
 //   ds[v] = w (exp(s[v] - whole) - [v = target] exp(s[v] - whole_target))
 //
+// What a row leaves out of its softmax has the score -inf.
+//
 // A row of weight 0 is left out, whatever it holds: not even a NaN in it reaches the gradients.
 //
 // The logits exist for one block of rows and one tile of items at a time, so `backward` computes them anew: four
@@ -18,6 +20,15 @@
 
 namespace regard {
 namespace REGARD_ISA_ID {
+
+// Scores of a row against items from `item` on become -inf where its softmax leaves them out.
+static inline void leave_out_seen(const CrossEntropy& a, int64_t row, int64_t item, int64_t items, float* s) {
+  if (a.seen == nullptr) return;
+  for (int64_t event = a.begins[row]; event <= row; ++event) {
+    const int64_t v = a.seen[event] - item;
+    if (v >= 0 && v < items && a.seen[event] != a.targets[row]) s[v] = -INFINITY;
+  }
+}
 
 static void cross_entropy_forward(const CrossEntropy& a, int64_t row_begin, int64_t row_end, float* scratch) {
   float* panels = scratch;
@@ -33,6 +44,7 @@ static void cross_entropy_forward(const CrossEntropy& a, int64_t row_begin, int6
       multiply(rows, width, a.dim, {a.h + row * a.dim, a.dim, 1}, panels_of(panels, a.dim), s, kItemTile, kFresh);
       for (int64_t i = 0; i < rows; ++i) {
         float* si = s + i * kItemTile;
+        leave_out_seen(a, row + i, item, items, si);
         const int64_t target = a.targets[row + i] - item;
         if (target >= 0 && target < items) a.loss[row + i] = -static_cast<double>(si[target]);
         for (int64_t v = items; v < width; ++v) si[v] = -INFINITY;
@@ -71,6 +83,7 @@ static void cross_entropy_backward(const CrossEntropy& a, int64_t row_begin, int
           memset(si, 0, static_cast<size_t>(items) * sizeof(float));
           continue;
         }
+        leave_out_seen(a, row + i, item, items, si);
         const int64_t target = a.targets[row + i] - item;
         const bool here = target >= 0 && target < items;
         const double logit = here ? static_cast<double>(si[target]) : 0.0;

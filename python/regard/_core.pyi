@@ -215,6 +215,8 @@ def cross_entropy_value_and_grad(
     precision: int,
     dh: NDArray[np.float32],
     ditem_vectors: NDArray[np.float32],
+    seen: NDArray[np.int32] | None,
+    cu_seqlens: NDArray[np.int64] | None,
 ) -> float: ...
 def dropout(x: NDArray[np.float32], dropout: _Dropout, y: NDArray[np.float32]) -> None: ...
 def embedding_backward(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _CANDIDATES = 100  # of each member for a user, among which weights are learned
 _STEPS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # towards one member
+_BELOW = -1e6  # every standardised score
 
 
 class Blend(Recommender):
@@ -237,10 +238,10 @@ def _candidates(
         chosen = union(n_items, lists, targets[block])
         found.append((chosen, every[chosen.row_of, chosen.values]))
     candidates = Ragged.concatenate([chosen for chosen, _ in found])
-    scores = np.full((n, int(candidates.lengths.max()), len(members)), -1e6, np.float32)
+    scores = np.full((n, int(candidates.lengths.max()), len(members)), _BELOW, np.float32)
     place = np.arange(len(candidates.values)) - candidates.offsets[candidates.row_of]
     scores[candidates.row_of, place] = np.concatenate([part for _, part in found])
     keys = candidates.row_of * n_items + candidates.values
     at = np.searchsorted(keys, targets.row_of * n_items + targets.values)
-    scores[targets.row_of[missed], place[at][missed]] = -1e6  # they stand in nobody's way
+    scores[targets.row_of[missed], place[at][missed]] = _BELOW  # they stand in nobody's way
     return scores, targets, place[at], missed

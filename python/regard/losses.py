@@ -84,7 +84,16 @@ _STREAM = 1  # keeps these random numbers apart from those of the batches
 
 
 def softmax(
-    h: Array, items: Array, targets: Ints, negatives: None, ditems: Array, *, precision: ops.Precision, ws: Workspace
+    h: Array,
+    items: Array,
+    targets: Ints,
+    negatives: None,
+    ditems: Array,
+    *,
+    precision: ops.Precision,
+    ws: Workspace,
+    seen: Ints | None = None,
+    cu_seqlens: NDArray[np.int64] | None = None,
 ) -> tuple[float, Array]:
     """Mean cross-entropy over the whole catalogue at every place.
 
@@ -95,6 +104,8 @@ def softmax(
         The item table, and where its gradient is added.
     targets : (n,) int32
     negatives : None here, `Negatives` in the losses that sample
+    seen, cu_seqlens : (n,) int32, (batch + 1,) int64, optional
+        The events and their histories, if a place leaves out the items of its history that are not its target.
 
     Returns
     -------
@@ -106,7 +117,7 @@ def softmax(
     event.
     """
     loss, dh, _ = ops.cross_entropy_value_and_grad(
-        h, items, targets, precision=precision, ditem_vectors=ditems, workspace=ws
+        h, items, targets, precision=precision, seen=seen, cu_seqlens=cu_seqlens, ditem_vectors=ditems, workspace=ws
     )
     return loss, dh
 

@@ -87,6 +87,7 @@ class Settings(RunSettings):
     logq_correction: bool
     gbce_t: float
     label_smoothing: float
+    mask_seen: bool
     normalize_items: bool
     weight_averaging: bool
     precision: Any
@@ -99,8 +100,9 @@ class Settings(RunSettings):
             raise ValueError(f"gbce_t: expected from 0 to 1, got {self.gbce_t}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing: expected from 0 to below 1, got {self.label_smoothing}")
-        if self.label_smoothing and self.loss in SAMPLED:
-            raise ValueError(f"loss: expected 'softmax' with label smoothing, got {self.loss!r}")
+        for name in ("label_smoothing", "mask_seen"):
+            if getattr(self, name) and self.loss in SAMPLED:
+                raise ValueError(f"loss: expected 'softmax' with {name}, got {self.loss!r}")
 
 
 @dataclass
@@ -424,6 +426,8 @@ class Training(TrainingRun):
         table, gradient = params[scored], run.add_grad(scored)
         of_items = table, targets, negatives, gradient
         how: dict[str, Any] = {"precision": settings.precision, "ws": self.ws}
+        if settings.mask_seen:
+            how |= {"seen": events, "cu_seqlens": cu_seqlens}
         if self.pointer is None:
             loss, dh = LOSSES[settings.loss](h, *of_items, **how)
         else:

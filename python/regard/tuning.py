@@ -27,6 +27,7 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "learning_rate": (3e-4, 1e-2, True),
     "batch_size": (8, 16, 32, 64, 128, 256),
     "label_smoothing": (0.0, 0.1, 0.2),
+    "mask_seen": (False, True),
     "normalize_items": (False, True),
     "weight_averaging": (False, True),
 }
@@ -115,7 +116,8 @@ def tune(
         raise ValueError("validation: expected at least one user to judge settings by, got none")
     how: dict[str, Any] = {"exclude_seen": exclude_seen, "random_state": seed}
     first = SelfAttentionRecommender.for_data(data, preset, **settings, **how).get_params()
-    searched = [name for name in SPACE if name not in settings | refused(first["loss"], first["device"])]
+    without = refused(first["loss"], first["device"], pointer=first["pointer"])
+    searched = [name for name in SPACE if name not in settings | without]
     if not searched:
         raise ValueError(f"settings: expected one of {', '.join(SPACE)} to be left to search, all are given")
 

@@ -198,9 +198,19 @@ def cross_entropy_backward(
 
 
 def cross_entropy_value_and_grad(
-    h: Any, items: Any, targets: Any, weights: Any, precision: int, dh: Any, ditems: Any
+    h: Any,
+    items: Any,
+    targets: Any,
+    weights: Any,
+    precision: int,
+    dh: Any,
+    ditems: Any,
+    seen: Any,
+    cu_seqlens: Any,
 ) -> float:
     """In float32, whatever ``precision`` allows."""
+    if seen is not None:
+        raise NotImplementedError("seen: not written for arrays on a CUDA device")
     targets = _ids("targets", targets, _ANY, len(items))
     lse = empty((len(h),), np.float64)
     loss = cross_entropy_forward(h, items, targets, weights, lse)

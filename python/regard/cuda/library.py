@@ -52,7 +52,8 @@ CrossEntropy = _structure(
     p lse
     d loss dloss
     i precision
-    p dh ditem_vectors
+    p dh ditem_vectors seen cu_seqlens
+    l batch
     """,
 )
 TopK = _structure(

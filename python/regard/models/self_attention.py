@@ -39,18 +39,21 @@ _ON_CUDA = {  # what is written for it
     "time_bias": (False,),
     "pointer": (False,),
     "label_smoothing": (0.0,),
+    "mask_seen": (False,),
 }
 
 
-def refused(loss: str, device: str) -> dict[str, Any]:
-    """Settings that do not go with any value with this loss on this device, each with one that does."""
+def refused(loss: str, device: str, *, pointer: bool) -> dict[str, Any]:
+    """Settings that do not go with any value with these, each with one that does."""
     values: dict[str, Any] = {}
     if device == "cuda":
         values |= {name: allowed[0] for name, allowed in _ON_CUDA.items()}
     if loss not in POINTED:
         values["pointer"] = False
     if loss in SAMPLED:
-        values["label_smoothing"] = 0.0
+        values |= {"label_smoothing": 0.0, "mask_seen": False}
+    if pointer:
+        values["mask_seen"] = False
     return values
 
 
@@ -122,6 +125,10 @@ class SelfAttentionRecommender(SequenceModel):
     label_smoothing : float, default 0
         The part of every target that goes to all items alike, from 0 to below 1, with ``loss="softmax"``: what is next
         is seldom certain (Szegedy et al. 2016, arXiv:1512.00567). With a pointer it is about the items' own scores.
+    mask_seen : bool, default False
+        Whether the softmax of a place leaves out the items of its history, as `recommend` does, with
+        ``loss="softmax"`` and without a pointer: the model need not learn that they do not come again, and may find
+        what is next by its likeness to them. The answer itself always counts.
     optimizer : "adam", "adagrad" or "sgd"
     learning_rate : float, default 0.002
         Its peak; ``schedule`` and ``warmup_steps`` say how it changes.
@@ -149,7 +156,7 @@ class SelfAttentionRecommender(SequenceModel):
     device : "cpu" or "cuda"
         Where the model is trained and answers from. "cuda" needs the optional CUDA build (docs/cuda.md) and computes in
         float32; with ``loss="softmax"`` and ``optimizer="adam"`` or ``"sgd"``, without ``time_bias``, ``pointer``,
-        ``label_smoothing`` and features of items. A model file does not hold it.
+        ``label_smoothing``, ``mask_seen`` and features of items. A model file does not hold it.
 
     Attributes
     ----------
@@ -190,6 +197,7 @@ class SelfAttentionRecommender(SequenceModel):
         logq_correction: bool = True,
         gbce_t: float = 0.75,
         label_smoothing: float = 0.0,
+        mask_seen: bool = False,
         optimizer: str = "adam",
         learning_rate: float = 2e-3,
         weight_decay: float = 0.0,
@@ -211,7 +219,7 @@ class SelfAttentionRecommender(SequenceModel):
         self.normalize_items, self.item_features = normalize_items, item_features
         self.windows, self.loss, self.n_negatives, self.negatives = windows, loss, n_negatives, negatives
         self.logq_correction, self.gbce_t, self.label_smoothing = logq_correction, gbce_t, label_smoothing
-        self.optimizer = optimizer
+        self.mask_seen, self.optimizer = mask_seen, optimizer
         self.learning_rate, self.weight_decay, self.max_norm = learning_rate, weight_decay, max_norm
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
@@ -234,7 +242,8 @@ class SelfAttentionRecommender(SequenceModel):
             Any argument of the constructor.
         """
         settings: dict[str, Any] = {**recipe(data, preset, exclude_seen=exclude_seen)}
-        without = refused(changes.get("loss", "softmax"), changes.get("device", "cpu"))
+        pointer = changes.get("pointer", settings["pointer"])
+        without = refused(changes.get("loss", "softmax"), changes.get("device", "cpu"), pointer=pointer)
         return cls(**settings | {name: value for name, value in without.items() if name in settings} | changes)
 
     # ---- the model ----------------------------------------------------------------------------------------------
@@ -336,6 +345,8 @@ class SelfAttentionRecommender(SequenceModel):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a rate from 0 to below 1, got {self.dropout}")
+        if self.pointer and self.mask_seen:
+            raise ValueError("mask_seen: expected False with a pointer, which is for items that come again, got True")
         if self.pointer and self.loss not in POINTED:
             raise ValueError(f"loss: expected {' or '.join(map(repr, POINTED))} with a pointer, got {self.loss!r}")
         check(self, (), CHOICES | {"device": ("cpu", "cuda")})
