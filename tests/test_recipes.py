@@ -62,6 +62,24 @@ def test_targets_are_smoothed_where_items_are_rare_and_not_of_length_1():
     assert [recipe(some)["label_smoothing"] for some in (often, rare, unit)] == [0.0, 0.1, 0.0]
 
 
+def held(n_users, length, n_items):
+    """The share of all events that are of a history's items, over all places, for users who walk up a ring of items."""
+    events = (np.arange(n_users)[:, None] + np.arange(length)) % n_items
+    share = np.bincount(events.ravel(), minlength=n_items) / events.size
+    of_places = [share[np.unique(row[:place])].sum() for row in events for place in range(1, length)]
+    return Interactions(np.repeat(np.arange(n_users), length), events.ravel()), np.mean(of_places)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_seen_items_are_masked_where_histories_have_a_tenth_of_what_happens(preset):
+    for n_items in (45, 49, 51, 55, 6):  # with 6 items everybody comes back to them
+        some, share = held(n_items, 10, n_items)
+        assert recipe(some, preset)["mask_seen"] == (share >= 0.1)
+        assert not recipe(some, preset, exclude_seen=False)["mask_seen"]
+    assert not recipe(held(55, 10, 55)[0], preset)["mask_seen"]
+    assert recipe(held(45, 10, 45)[0], preset)["mask_seen"]
+
+
 def test_half_a_million_events_widen_the_feed_forward_layer_with_the_rest():
     much = data(5_000, 100, 100)
     assert [recipe(much, preset)["ffn_dim"] for preset in PRESETS] == [512, 256]
