@@ -198,6 +198,11 @@ def test_with_seen_items_masked_the_loss_is_that_of_a_softmax_over_the_others_an
     np.testing.assert_allclose(losses, np.mean(expected, axis=0), rtol=1e-5)
 
 
+def test_what_is_masked_cannot_be_judged_as_an_answer():
+    with pytest.raises(ValueError, match="exclude_seen: expected True with mask_seen=True, got False"):
+        small(mask_seen=True).fit(chains(), exclude_seen=False)
+
+
 def test_a_model_whose_seen_items_are_masked_answers_likewise():
     model = small(mask_seen=True).fit(chains(), validation=None)
     assert model.recommend([[101, 102, 103], [110, 111, 100]], k=1).items[:, 0].tolist() == [104, 101]

@@ -56,8 +56,9 @@ def test_what_the_loss_would_refuse_is_not_searched(loss, data):
     assert not any(tuning.best[name] for name in without)
 
 
-def test_with_a_pointer_what_was_seen_stays_in_the_softmax(data):
-    tuning = tune(data, n_trials=2, pointer=True, **FAST)
+@pytest.mark.parametrize("how", [{"pointer": True}, {"exclude_seen": False}], ids=str)
+def test_where_seen_items_may_be_the_answer_they_stay_in_the_softmax(how, data):
+    tuning = tune(data, n_trials=2, **how, **FAST)
     assert [set(trial["settings"]) for trial in tuning.trials] == [set(SEARCHED) - {"mask_seen"}] * 2
 
 

@@ -155,6 +155,8 @@ class SequenceModel(SequenceAnswers):
             self._quantized = self._serving = None  # trained in place: the same arrays, other vectors
             return evaluate(self, holdout, k=10, exclude_seen=exclude_seen, coverage=False)["ndcg@10"]
 
+        if settings.mask_seen and not exclude_seen:
+            raise ValueError("exclude_seen: expected True with mask_seen=True, got False")
         sequences = data.timed_sequences if self.time_bias else data.sequences
         if self.time_bias and not isinstance(sequences, TimedHistories):
             raise ValueError("data: a model with a time bias needs the time of every event, some or all are not known")

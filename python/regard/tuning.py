@@ -116,7 +116,7 @@ def tune(
         raise ValueError("validation: expected at least one user to judge settings by, got none")
     how: dict[str, Any] = {"exclude_seen": exclude_seen, "random_state": seed}
     first = SelfAttentionRecommender.for_data(data, preset, **settings, **how).get_params()
-    without = refused(first["loss"], first["device"], pointer=first["pointer"])
+    without = refused(first["loss"], first["device"], ranks_seen=not exclude_seen or first["pointer"])
     searched = [name for name in SPACE if name not in settings | without]
     if not searched:
         raise ValueError(f"settings: expected one of {', '.join(SPACE)} to be left to search, all are given")

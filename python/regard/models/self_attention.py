@@ -43,7 +43,7 @@ _ON_CUDA = {  # what is written for it
 }
 
 
-def refused(loss: str, device: str, *, pointer: bool) -> dict[str, Any]:
+def refused(loss: str, device: str, *, ranks_seen: bool) -> dict[str, Any]:
     """Settings that do not go with any value with these, each with one that does."""
     values: dict[str, Any] = {}
     if device == "cuda":
@@ -52,7 +52,7 @@ def refused(loss: str, device: str, *, pointer: bool) -> dict[str, Any]:
         values["pointer"] = False
     if loss in SAMPLED:
         values |= {"label_smoothing": 0.0, "mask_seen": False}
-    if pointer:
+    if ranks_seen:
         values["mask_seen"] = False
     return values
 
@@ -128,7 +128,8 @@ class SelfAttentionRecommender(SequenceModel):
     mask_seen : bool, default False
         Whether the softmax of a place leaves out the items of its history, as `recommend` does, with
         ``loss="softmax"`` and without a pointer: the model need not learn that they do not come again, and may find
-        what is next by its likeness to them. The answer itself always counts.
+        what is next by its likeness to them. The answer itself always counts. Such a model ranks seen items first
+        where they are not left out.
     optimizer : "adam", "adagrad" or "sgd"
     learning_rate : float, default 0.002
         Its peak; ``schedule`` and ``warmup_steps`` say how it changes.
@@ -242,8 +243,8 @@ class SelfAttentionRecommender(SequenceModel):
             Any argument of the constructor.
         """
         settings: dict[str, Any] = {**recipe(data, preset, exclude_seen=exclude_seen)}
-        pointer = changes.get("pointer", settings["pointer"])
-        without = refused(changes.get("loss", "softmax"), changes.get("device", "cpu"), pointer=pointer)
+        ranks_seen = not exclude_seen or changes.get("pointer", settings["pointer"])
+        without = refused(changes.get("loss", "softmax"), changes.get("device", "cpu"), ranks_seen=ranks_seen)
         return cls(**settings | {name: value for name, value in without.items() if name in settings} | changes)
 
     # ---- the model ----------------------------------------------------------------------------------------------
