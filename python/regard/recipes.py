@@ -73,8 +73,8 @@ def recipe(data: Interactions, preset: str = "best", *, exclude_seen: bool = Tru
       messages 0.0270 without, 0.0254 with it.
     - Seen items are left out of the softmax where they are left out of answers and the items of a history have, in the
       mean over all places, a tenth or more of all events: else much of the training teaches that what is likely does
-      not come again. ml-100k (17 %, 3 seeds) 0.1400 to 0.1475, ml-1m (15 %) 0.2029 to 0.2099; but Last.fm (5 %, 3
-      seeds) 0.0722 to 0.0697, Amazon Beauty (0.3 %) 0.0779 to 0.0768.
+      not come again. ml-100k (17 %, 3 seeds) 0.1400 to 0.1475, ml-1m (15 %, 3 seeds) 0.2020 to 0.2106; but Last.fm
+      (5 %, 3 seeds) 0.0722 to 0.0697, Amazon Beauty (0.3 %) 0.0779 to 0.0768.
     - Features of the items, where the data have them, are used below 100 events an item: tested on Amazon Beauty and
       Sports, with 16, where they gain a tenth.
     - From half a million events on the feed-forward layer is four times as wide as the rest.
