@@ -244,7 +244,8 @@ class Recommender:
             Only these, or none of these: one flat list for all histories, or one list for each. Unknown ids are
             ignored; an empty list of allowed items allows nothing.
         exclude_seen : bool, default True
-            Do not recommend what the history holds.
+            Do not recommend what the history holds. False is for models that were trained for it
+            (``for_data(..., exclude_seen=False)``): one with ``mask_seen`` puts what was seen first.
 
         Returns
         -------

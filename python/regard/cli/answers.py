@@ -29,7 +29,9 @@ def recommend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, metavar="N", help="how many items (default: 10)")
     parser.add_argument("--allow", metavar="IDS", help="only these items; @FILE reads the ids from a file")
     parser.add_argument("--deny", metavar="IDS", help="none of these items; @FILE reads the ids from a file")
-    parser.add_argument("--include-seen", action="store_true", help="also recommend what the history holds")
+    parser.add_argument(
+        "--include-seen", action="store_true", help="also recommend what the history holds; of use if trained so"
+    )
 
 
 def recommend(arguments: argparse.Namespace) -> int:
