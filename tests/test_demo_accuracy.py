@@ -58,5 +58,6 @@ def test_a_planted_cause_has_the_largest_effect_in_90_percent_of_cases(demo, rec
         record_property(name, float(np.mean(values)))
     record_property("effect where the newest event is no cause", float(effect[~newest].mean()))
     assert len(effect) > 3000 and effect.mean() >= 0.9
-    # the newest event is mostly a cause: naming it always would pass, so the rest counts on its own
-    assert effect[~newest].mean() >= 0.7 and rollout[~newest].mean() < 0.3
+    # The newest event is mostly a cause: naming it always would pass, so the rest counts on its own. Where attention
+    # leads is no cause, and how often it is one by chance differs between instruction sets, whose models differ.
+    assert effect[~newest].mean() >= max(0.7, 2 * rollout[~newest].mean())
