@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from regard.data import Interactions
 
 PRESETS = ("best", "fast")
@@ -124,20 +126,20 @@ def recipe(data: Interactions, preset: str = "best", *, exclude_seen: bool = Tru
 
 def _returns(data: Interactions) -> float:
     """The share of all events but the first of each user that are of an item which the user had before."""
-    sequences = data.sequences
-    pairs = np.unique(sequences.row_of * data.n_items + sequences.values)
-    return (len(sequences.values) - len(pairs)) / max(_followers(data), 1)
+    return (data.n_events - len(_first_events(data))) / max(_followers(data), 1)
 
 
 def _held(data: Interactions) -> float:
     """The share of all events that are of items of a history, in the mean over all events with one after them."""
+    sequences, first = data.sequences, _first_events(data)
+    held = data.popularity()[sequences.values[first]] @ sequences.ages[first]
+    return int(held) / max(data.n_events * _followers(data), 1)
+
+
+def _first_events(data: Interactions) -> NDArray[np.int64]:
+    """The events of a user with an item that are the first such."""
     sequences = data.sequences
-    values, rows = sequences.values, sequences.row_of
-    _, first = np.unique(rows * data.n_items + values, return_index=True)
-    share = np.zeros(len(values))
-    share[first] = (np.bincount(values, minlength=data.n_items) / max(len(values), 1))[values[first]]
-    after = sequences.offsets[rows + 1] - 1 - np.arange(len(values))  # events of the user after it
-    return float(share @ after) / max(_followers(data), 1)
+    return np.unique(sequences.row_of * data.n_items + sequences.values, return_index=True)[1]
 
 
 def _followers(data: Interactions) -> int:
