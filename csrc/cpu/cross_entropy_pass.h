@@ -264,6 +264,7 @@ static inline void live_rows(const CrossEntropyBlock& a, int64_t piece, float* h
 // Scores of a tile become -inf where a row leaves them out: an event's, in the rows from its own to its sequence's end.
 static inline void leave_out_seen(const CrossEntropyBlock& a, int64_t first, int64_t rows, int64_t item, int64_t items,
                                   float* s) {
+  if (a.seen == nullptr) return;
   const int64_t last = first + rows;
   for (int64_t row = first, end; row < last; row = end) {  // the rows of one sequence
     for (end = row + 1; end < last && a.begins[end] == a.begins[row];) ++end;
@@ -294,7 +295,7 @@ static void cross_entropy_rows(const CrossEntropyBlock& a, int64_t piece, float*
   for (int64_t item = 0; item < a.n_items; item += kPieceItems) {
     const int64_t items = at_most(kPieceItems, a.n_items - item);
     float* s = form.scores(item, items);
-    if (a.seen != nullptr) leave_out_seen(a, first, rows, item, items, s);
+    leave_out_seen(a, first, rows, item, items, s);
     vf greatest[kLanes];
     for (int64_t l = 0; l < kLanes; ++l) greatest[l] = splat(-INFINITY);
     for (int64_t j = 0; j < items; ++j)
