@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from regard import _core, ops
 from regard.losses import smoothing
+from regard.ragged import Ragged
 from regard.workspace import NEW, Workspace
 
 
@@ -45,17 +46,23 @@ def check(*arrays):
 
 
 def histories(rng, lengths, targets, n_items):
-    """Events, offsets and what each row leaves out: some events come again, and some are the row's own target."""
+    """Events of histories, some of before the first row, where sequences begin, and what each row leaves out.
+
+    Some events come again, and some are the row's own target.
+    """
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    seen = rng.integers(0, n_items, cu_seqlens[-1]).astype(np.int32)
-    again = rng.random(len(seen)) < 0.2
-    seen[again] = targets[again]
-    left_out = np.zeros((len(seen), n_items), bool)
+    rows = []
+    left_out = np.zeros((len(targets), n_items), bool)
     for begin, end in itertools.pairwise(cu_seqlens):
+        own = rng.integers(0, n_items, end - begin)
+        again = rng.random(len(own)) < 0.2
+        own[again] = targets[begin:end][again]
+        before = rng.integers(0, n_items, rng.choice([0, 3, 150]))
+        rows.append(np.concatenate([before, own]).astype(np.int32))
         for row in range(begin, end):
-            left_out[row, seen[begin : row + 1]] = True
-    left_out[np.arange(len(seen)), targets] = False
-    return seen, cu_seqlens, left_out
+            left_out[row, rows[-1][: len(before) + row - begin + 1]] = True
+    left_out[np.arange(len(targets)), targets] = False
+    return Ragged.from_lists(rows, np.int32), cu_seqlens, left_out
 
 
 def draw_unseen(rng, lengths, n_items, dim, weights=None):
@@ -91,7 +98,7 @@ def test_rows_of_weight_zero_leave_out_nothing_of_the_others(isa, rng):
 def test_what_is_left_out_has_no_gradient_and_does_not_count_however_great_its_score(precision, n_items, isa, rng):
     h, item_vectors, targets = arrays(rng, 130, n_items, 16)
     targets[targets == 3] = 4
-    seen = np.full(130, 3, np.int32)
+    seen = Ragged(np.full(130, 3, np.int32), [0, 130])
     few = {"seen": seen, "cu_seqlens": np.array([0, 130]), "precision": precision}
     loss, dh, ditems = ops.cross_entropy_value_and_grad(h, item_vectors, targets, **few)
     item_vectors[3] *= 1000
@@ -105,10 +112,8 @@ def test_what_is_left_out_has_no_gradient_and_does_not_count_however_great_its_s
 
 def test_where_only_the_target_is_left_nothing_is_lost(isa, rng):
     h, item_vectors, _ = arrays(rng, 3, 2, 5)
-    events, targets = np.array([0, 0, 1], np.int32), np.array([1, 1, 0], np.int32)
-    loss, dh, ditems = ops.cross_entropy_value_and_grad(
-        h, item_vectors, targets, seen=events, cu_seqlens=np.array([0, 3])
-    )
+    seen, targets = Ragged(np.array([0, 0, 1], np.int32), [0, 3]), np.array([1, 1, 0], np.int32)
+    loss, dh, ditems = ops.cross_entropy_value_and_grad(h, item_vectors, targets, seen=seen, cu_seqlens=seen.offsets)
     assert loss == 0
     assert not dh.any()
     assert not ditems.any()
@@ -335,17 +340,18 @@ def test_a_wrong_argument_is_named_with_what_was_expected_and_what_came(argument
 @pytest.mark.parametrize(
     ("seen", "cu_seqlens", "message"),
     [
-        ([0, 5, 1], [0, 3], "seen: expected rows from 0 to 4, got 5 at place 1"),
-        ([0, 1], [0, 3], "seen: expected shape (3,), got (2,)"),
-        ([0, 1, 2], [0, 2], "cu_seqlens: expected to end with 3, got 2"),
-        ([0, 1, 2], [0, 2, 1, 3], "cu_seqlens: expected offsets that never fall, got 2 before 1 at 1"),
-        ([0, 1, 2], None, "cu_seqlens: expected a int64 array (any,), got NoneType"),
+        ([[0, 5, 1]], [0, 3], "seen: expected rows from 0 to 4, got 5 at place 1"),
+        ([[0, 1], [2]], [0, 1, 3], "seen: expected at least the 2 events of sequence 1, got 1"),
+        ([[0, 1, 2]], [0, 1, 3], "seen offsets: expected shape (3,), got (2,)"),
+        ([[0, 1, 2]], [0, 2], "cu_seqlens: expected to end with 3, got 2"),
+        ([[0], [1], [2]], [0, 2, 1, 3], "cu_seqlens: expected offsets that never fall, got 2 before 1 at 1"),
+        ([[0, 1, 2]], None, "cu_seqlens: expected a int64 array (any,), got NoneType"),
     ],
 )
 def test_wrong_histories_are_named(seen, cu_seqlens, message):
     offsets = None if cu_seqlens is None else np.array(cu_seqlens)
     with pytest.raises((ValueError, TypeError)) as caught:
-        ops.cross_entropy_value_and_grad(H, ITEMS, TARGETS, seen=np.array(seen, np.int32), cu_seqlens=offsets)
+        ops.cross_entropy_value_and_grad(H, ITEMS, TARGETS, seen=Ragged.from_lists(seen, np.int32), cu_seqlens=offsets)
     assert message in str(caught.value)
 
 

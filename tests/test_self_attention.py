@@ -180,18 +180,20 @@ def test_with_label_smoothing_a_model_that_knows_what_is_next_leaves_its_part_to
     np.testing.assert_allclose(found[1], 0.6 + 0.4 / model.item_ids_.size, atol=0.1)
 
 
-@pytest.mark.parametrize("windows", ["random", "last"])
-def test_with_seen_items_masked_the_loss_is_that_of_a_softmax_over_the_others_and_the_target(windows):
+@pytest.mark.parametrize(("windows", "max_len"), [("random", 12), ("last", 12), ("last", 3)])
+def test_with_seen_items_masked_the_loss_is_that_of_a_softmax_over_the_others_and_the_target(windows, max_len):
+    """Over the others than those of the whole history, of which the model reads the last ``max_len`` events."""
     data = returning()
     losses = []
     for mask in (False, True):
         how = {"mask_seen": mask, "epochs": 1, "batch_size": 60, "learning_rate": 1e-12, "dropout": 0.0}
-        model = small(windows=windows, **how).fit(data, validation=None)
+        model = small(windows=windows, max_len=max_len, **how).fit(data, validation=None)
         losses.append(model.history_[0]["loss"])
     expected, n_items = [], model.item_ids_.size
     for row in data.sequences:
-        for end in range(1, len(row)):
-            scores = model.scores([model.item_ids_[row[:end]].tolist()])[0].astype(np.float64)
+        begin = max(0, len(row) - max_len - 1)
+        for end in range(begin + 1, len(row)):
+            scores = model.scores([model.item_ids_[row[begin:end]].tolist()])[0].astype(np.float64)
             counts = np.isin(np.arange(n_items), row[:end], invert=True)
             counts[row[end]] = True
             expected.append([np.log(np.exp(scores[kept]).sum()) - scores[row[end]] for kept in (slice(None), counts)])

@@ -18,7 +18,7 @@ struct Loss {
   CrossEntropy args{};
   std::vector<float> weights;
   std::vector<double> loss, lse;
-  std::vector<int64_t> begins;
+  std::vector<int64_t> begins, ends;
 
   Loss(const regard_cross_entropy& a, bool keep_lse) {
     check_catalogue(a.h, a.item_vectors, a.n, a.n_items, a.dim);
@@ -39,11 +39,18 @@ struct Loss {
   }
 
   void leave_out_seen(const regard_cross_entropy& a) {
-    check_ids(a.seen, a.n, a.n_items, "seen");
     check_sequences(a.cu_seqlens, a.batch, a.n);
-    for (int64_t s = 0; s < a.batch; ++s)
-      begins.insert(begins.end(), static_cast<size_t>(a.cu_seqlens[s + 1] - a.cu_seqlens[s]), a.cu_seqlens[s]);
-    args.seen = a.seen, args.begins = begins.data();
+    check_offsets(a.seen_offsets, a.batch, "seen offsets");
+    check_ids(a.seen, a.seen_offsets[a.batch], a.n_items, "seen");
+    for (int64_t s = 0; s < a.batch; ++s) {
+      const int64_t rows = a.cu_seqlens[s + 1] - a.cu_seqlens[s], end = a.seen_offsets[s + 1];
+      if (const int64_t events = end - a.seen_offsets[s]; events < rows)
+        invalid("seen", "at least the " + std::to_string(rows) + " events of sequence " + std::to_string(s),
+                std::to_string(events));
+      begins.insert(begins.end(), static_cast<size_t>(rows), a.seen_offsets[s]);
+      for (int64_t i = rows; i-- > 0;) ends.push_back(end - i);
+    }
+    args.seen = a.seen, args.begins = begins.data(), args.ends = ends.data();
   }
 
   double mean(const regard_cross_entropy& a) const {  // in the order of the rows

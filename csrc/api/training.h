@@ -37,10 +37,10 @@ typedef struct regard_cross_entropy {
   double dloss;
   int precision;  // of value_and_grad: 0 highest, 1 high, 2 medium
   float *dh, *ditem_vectors;
-  // Of value_and_grad: the softmax of row t leaves out the items of the events of its sequence up to t, though never
-  // its target. Rows of item_vectors (n), or NULL: all items count.
+  // Of value_and_grad: histories, rows of item_vectors (seen_offsets[batch]), or NULL. The last events of a history are
+  // at the rows of its sequence; a row's softmax leaves out the items up to its own event, though never its target.
   const int32_t* seen;
-  const int64_t* cu_seqlens;  // (batch + 1), the last n
+  const int64_t *seen_offsets, *cu_seqlens;  // (batch + 1), the last of cu_seqlens n
   int64_t batch;
 } regard_cross_entropy;
 

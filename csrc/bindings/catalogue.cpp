@@ -65,14 +65,15 @@ void bind_catalogue(py::module_& m) {
   m.def(
       "cross_entropy_value_and_grad",
       [](const py::object& h, const py::object& items, const py::object& targets, const py::object& row_weights,
-         int precision, const py::object& dh, const py::object& ditems, const py::object& seen,
-         const py::object& cu_seqlens) {
+         int precision, const py::object& dh, const py::object& ditems, const py::object& seen_offsets,
+         const py::object& seen, const py::object& cu_seqlens) {
         auto c = loss_arguments(h, items, targets, row_weights);
         c.precision = precision;
-        c.seen = in_or_null<int32_t>(seen, "seen", {c.n});
-        if (c.seen != nullptr) {
+        if (!seen.is_none()) {
           c.cu_seqlens = offsets(cu_seqlens, "cu_seqlens", kAny, c.n);
           c.batch = shape_of(cu_seqlens, "cu_seqlens", 1)[0] - 1;
+          const Lists histories(seen_offsets, seen, "seen", c.batch);
+          c.seen_offsets = histories.at, c.seen = histories.values;
         }
         c.dh = out<float>(dh, "dh", {c.n, c.dim});
         c.ditem_vectors = out<float>(ditems, "ditem_vectors", {c.n_items, c.dim});
@@ -80,7 +81,7 @@ void bind_catalogue(py::module_& m) {
         return c.loss;
       },
       py::arg("h"), py::arg("item_vectors"), py::arg("targets"), py::arg("row_weights"), py::arg("precision"),
-      py::arg("dh"), py::arg("ditem_vectors"), py::arg("seen"), py::arg("cu_seqlens"));
+      py::arg("dh"), py::arg("ditem_vectors"), py::arg("seen_offsets"), py::arg("seen"), py::arg("cu_seqlens"));
   m.def(
       "sampled_loss_value_and_grad",
       [](const py::object& h, const py::object& items, const py::object& targets, const py::object& negatives,

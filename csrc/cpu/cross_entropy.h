@@ -24,7 +24,7 @@ namespace REGARD_ISA_ID {
 // Scores of a row against items from `item` on become -inf where its softmax leaves them out.
 static inline void leave_out_seen(const CrossEntropy& a, int64_t row, int64_t item, int64_t items, float* s) {
   if (a.seen == nullptr) return;
-  for (int64_t event = a.begins[row]; event <= row; ++event) {
+  for (int64_t event = a.begins[row]; event < a.ends[row]; ++event) {
     const int64_t v = a.seen[event] - item;
     if (v >= 0 && v < items && a.seen[event] != a.targets[row]) s[v] = -INFINITY;
   }

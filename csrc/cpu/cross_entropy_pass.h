@@ -261,17 +261,18 @@ static inline void live_rows(const CrossEntropyBlock& a, int64_t piece, float* h
   }
 }
 
-// Scores of a tile become -inf where a row leaves them out: an event's, in the rows from its own to its sequence's end.
+// Scores of a tile become -inf where a row leaves them out: an event's, in its own row and those after it.
 static inline void leave_out_seen(const CrossEntropyBlock& a, int64_t first, int64_t rows, int64_t item, int64_t items,
                                   float* s) {
   if (a.seen == nullptr) return;
   const int64_t last = first + rows;
   for (int64_t row = first, end; row < last; row = end) {  // the rows of one sequence
     for (end = row + 1; end < last && a.begins[end] == a.begins[row];) ++end;
-    for (int64_t event = a.begins[row]; event < end; ++event) {
+    const int64_t own = a.ends[row] - 1;  // the first row's event
+    for (int64_t event = a.begins[row]; event < a.ends[end - 1]; ++event) {
       const int64_t v = a.seen[event] - item;
       if (v < 0 || v >= items) continue;
-      for (int64_t i = event > row ? event : row; i < end; ++i)
+      for (int64_t i = event > own ? row + event - own : row; i < end; ++i)
         if (a.targets[i] != a.seen[event]) s[v * kPieceRows + i - first] = -INFINITY;
     }
   }

@@ -77,9 +77,11 @@ struct CrossEntropy {
   double* lse;             // (n), of the whole sum
   float* dh;               // (n, dim)
   int64_t n_items, dim;
-  const Beside* beside;   // or null
-  const int32_t* seen;    // (n) or null: the softmax of row i leaves out items seen[begins[i]] to seen[i], though
-  const int64_t* begins;  // never its target; (n): the first row of the row's sequence
+  const Beside* beside;  // or null
+  // Or null: the softmax of row i leaves out items seen[begins[i]] to seen[ends[i] - 1], though never its target. Rows
+  // of one sequence begin at the same event, and each ends one later than the row before.
+  const int32_t* seen;
+  const int64_t *begins, *ends;  // (n)
 };
 
 struct CrossEntropyBlock : CrossEntropy {  // rows [row_begin, row_end) in pieces; see cpu/cross_entropy_pass.h

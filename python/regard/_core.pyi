@@ -215,6 +215,7 @@ def cross_entropy_value_and_grad(
     precision: int,
     dh: NDArray[np.float32],
     ditem_vectors: NDArray[np.float32],
+    seen_offsets: NDArray[np.int64] | None,
     seen: NDArray[np.int32] | None,
     cu_seqlens: NDArray[np.int64] | None,
 ) -> float: ...

@@ -12,6 +12,7 @@ from regard import ops
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regard.ragged import Ragged
     from regard.workspace import Workspace
 
     Array = NDArray[np.float32]
@@ -92,7 +93,7 @@ def softmax(
     *,
     precision: ops.Precision,
     ws: Workspace,
-    seen: Ints | None = None,
+    seen: Ragged | None = None,
     cu_seqlens: NDArray[np.int64] | None = None,
 ) -> tuple[float, Array]:
     """Mean cross-entropy over the whole catalogue at every place.
@@ -104,8 +105,9 @@ def softmax(
         The item table, and where its gradient is added.
     targets : (n,) int32
     negatives : None here, `Negatives` in the losses that sample
-    seen, cu_seqlens : (n,) int32, (batch + 1,) int64, optional
-        The events and their histories, if a place leaves out the items of its history that are not its target.
+    seen, cu_seqlens : Ragged of int32 rows, (batch + 1,) int64, optional
+        Histories whose last events are at the places, if a place leaves out the items of its history up to there that
+        are not its target.
 
     Returns
     -------

@@ -395,10 +395,10 @@ class Training(TrainingRun):
 
     def _draw(self, rng: np.random.Generator) -> None:
         settings, lengths = self.settings, self.sequences.lengths
-        ends = lengths
+        self.ends = lengths
         if settings.windows == "random":
-            ends = lengths - rng.integers(0, np.maximum(lengths - (settings.max_len + 1), 0) + 1)
-        self.windows = self.sequences.head(ends).tail(settings.max_len + 1)
+            self.ends = lengths - rng.integers(0, np.maximum(lengths - (settings.max_len + 1), 0) + 1)
+        self.windows = self.sequences.head(self.ends).tail(settings.max_len + 1)
 
     def _gradients(self, examples: NDArray[np.int64], number: int) -> tuple[float, int, Parameters, Rows]:
         """Every event but the last of a window predicts the one after it."""
@@ -427,7 +427,7 @@ class Training(TrainingRun):
         of_items = table, targets, negatives, gradient
         how: dict[str, Any] = {"precision": settings.precision, "ws": self.ws}
         if settings.mask_seen:
-            how |= {"seen": events, "cu_seqlens": cu_seqlens}
+            how |= {"seen": self.sequences.take(examples).head(self.ends[examples] - 1), "cu_seqlens": cu_seqlens}
         if self.pointer is None:
             loss, dh = LOSSES[settings.loss](h, *of_items, **how)
         else:

@@ -205,6 +205,7 @@ def cross_entropy_value_and_grad(
     precision: int,
     dh: Any,
     ditems: Any,
+    seen_offsets: Any,
     seen: Any,
     cu_seqlens: Any,
 ) -> float:

@@ -52,7 +52,7 @@ CrossEntropy = _structure(
     p lse
     d loss dloss
     i precision
-    p dh ditem_vectors seen cu_seqlens
+    p dh ditem_vectors seen seen_offsets cu_seqlens
     l batch
     """,
 )

@@ -126,7 +126,7 @@ class SelfAttentionRecommender(SequenceModel):
         The part of every target that goes to all items alike, from 0 to below 1, with ``loss="softmax"``: what is next
         is seldom certain (Szegedy et al. 2016, arXiv:1512.00567). With a pointer it is about the items' own scores.
     mask_seen : bool, default False
-        Whether the softmax of a place leaves out the items of its history, as `recommend` does, with
+        Whether the softmax of a place leaves out the items of its whole history, as `recommend` does, with
         ``loss="softmax"`` and without a pointer: the model need not learn that they do not come again, and may find
         what is next by its likeness to them. The answer itself always counts. Such a model ranks seen items first
         where they are not left out.

@@ -72,15 +72,16 @@ def cross_entropy_value_and_grad(
     row_weights: Floats | None = None,
     *,
     precision: Precision = "highest",
-    seen: Ints | None = None,
+    seen: Ragged | None = None,
     cu_seqlens: Offsets | None = None,
     ditem_vectors: Floats | None = None,
     workspace: Workspace = NEW,
 ) -> tuple[float, Floats, Floats]:
     """Loss and both gradients in one call; what training uses.
 
-    ``seen``, (n,) int32, and ``cu_seqlens``, (batch + 1,) int64, say what rows leave out of their softmax: row t of a
-    sequence the items ``seen`` of its rows up to t, though never its target. None: every item counts.
+    ``seen``, Ragged of int32 rows of ``item_vectors``, and ``cu_seqlens``, (batch + 1,) int64, say what rows leave out
+    of their softmax: a history per sequence, oldest event first, whose last events are at the sequence's rows. A row
+    leaves out the items of the history up to its own event, though never its target. None: every item counts.
 
     Up to 65,536 items (131,072 in bfloat16) the probabilities of a block of rows are kept, at most 32 MB, and the
     scores are computed once; above that this is the pair, in float32.
@@ -104,7 +105,7 @@ def cross_entropy_value_and_grad(
     dh = workspace.zeros(shape_of("h", h, 2))
     if ditem_vectors is None:
         ditem_vectors = workspace.zeros(shape_of("item_vectors", item_vectors, 2))
-    arrays = (dh, ditem_vectors, seen, cu_seqlens)
+    arrays = (dh, ditem_vectors, *_lists(seen), cu_seqlens)
     loss = core.cross_entropy_value_and_grad(h, item_vectors, targets, row_weights, how, *arrays)
     return loss, dh, ditem_vectors
 
