@@ -14,8 +14,8 @@ def data(n_users, length, n_items):
 
 
 def test_long_histories_are_read_further_than_short_ones():
-    assert recipe(data(20, 60, 100))["max_len"] == 200
-    assert recipe(data(100, 6, 100))["max_len"] == 50
+    assert [recipe(data(20, 60, 100), preset)["max_len"] for preset in PRESETS] == [800, 200]
+    assert [recipe(data(100, 6, 100), preset)["max_len"] for preset in PRESETS] == [50, 50]
 
 
 def test_the_fewer_events_an_item_has_the_more_dropout():

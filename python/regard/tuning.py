@@ -23,6 +23,7 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "dim": (32, 64, 128),
     "n_blocks": (1, 2, 3),
     "ffn_dim": (None, 128, 256),
+    "max_len": (50, 200, 800),
     "dropout": (0.0, 0.7, False),
     "learning_rate": (3e-4, 1e-2, True),
     "batch_size": (8, 16, 32, 64, 128, 256),
