@@ -398,11 +398,12 @@ class Training(TrainingRun):
         self.ends = lengths
         if settings.windows == "random":
             self.ends = lengths - rng.integers(0, np.maximum(lengths - (settings.max_len + 1), 0) + 1)
-        self.windows = self.sequences.head(self.ends).tail(settings.max_len + 1)
 
     def _gradients(self, examples: NDArray[np.int64], number: int) -> tuple[float, int, Parameters, Rows]:
         """Every event but the last of a window predicts the one after it."""
-        settings, windows = self.settings, self.windows.take(examples)
+        settings = self.settings
+        histories = self.sequences.take(examples).head(self.ends[examples])
+        windows = histories.tail(settings.max_len + 1)
         items = np.delete(windows.values, windows.offsets[1:] - 1)
         targets = np.delete(windows.values, windows.offsets[:-1])
         cu_seqlens = windows.offsets - np.arange(len(windows) + 1)
@@ -427,7 +428,7 @@ class Training(TrainingRun):
         of_items = table, targets, negatives, gradient
         how: dict[str, Any] = {"precision": settings.precision, "ws": self.ws}
         if settings.mask_seen:
-            how |= {"seen": self.sequences.take(examples).head(self.ends[examples] - 1), "cu_seqlens": cu_seqlens}
+            how |= {"seen": histories.drop_last(), "cu_seqlens": cu_seqlens}
         if self.pointer is None:
             loss, dh = LOSSES[settings.loss](h, *of_items, **how)
         else:
