@@ -45,6 +45,12 @@ def test_the_fast_preset_goes_through_long_histories_less_often():
     assert recipe(some, "fast")["epochs"] < recipe(some, "best")["epochs"]
 
 
+def test_the_fast_preset_learns_faster_where_histories_are_long_and_items_had_often():
+    often, rare, short = data(20, 60, 12), data(20, 60, 13), data(200, 6, 12)
+    rates = [[recipe(some, preset)["learning_rate"] for some in (often, rare, short)] for preset in PRESETS]
+    assert rates == [[0.002, 0.002, 0.002], [0.004, 0.002, 0.002]]
+
+
 def test_much_data_gets_a_wider_model_from_the_preset_best_alone_and_maps_drawn_by_chance():
     much = data(6_000, 30, 100)
     assert [recipe(some)["attention_init"] for some in (much, data(20, 60, 100))] == ["normal", "identity"]
