@@ -51,16 +51,18 @@ def test_the_fast_preset_learns_faster_where_histories_are_long_and_items_had_of
     assert rates == [[0.002, 0.002, 0.002], [0.004, 0.002, 0.002]]
 
 
-def test_much_data_gets_a_wider_model_from_the_preset_best_alone_and_maps_drawn_by_chance():
-    much = data(6_000, 30, 100)
-    assert [recipe(some)["attention_init"] for some in (much, data(20, 60, 100))] == ["normal", "identity"]
-    assert [recipe(some, preset)["dim"] for some in (much, data(20, 60, 100)) for preset in PRESETS] == [
-        128,
-        64,
-        64,
-        64,
+def test_much_data_and_long_histories_of_rare_items_get_a_wider_model_from_the_preset_best_alone():
+    some = data(6_000, 30, 100), data(20, 60, 100), data(20, 60, 80), data(100, 6, 60)  # the last: short, of rare items
+    widths = [[recipe(each, preset)["dim"] for each in some] for preset in PRESETS]
+    assert widths == [[128, 256, 64, 64], [64, 64, 64, 64]]
+    assert recipe(some[0])["dropout"] == 0.2 and recipe(some[0], "fast")["dropout"] == 0.1
+
+
+def test_maps_of_attention_begin_as_the_identity_where_data_are_few():
+    assert [recipe(some)["attention_init"] for some in (data(6_000, 30, 100), data(20, 60, 100))] == [
+        "normal",
+        "identity",
     ]
-    assert recipe(much)["dropout"] == 0.2 and recipe(much, "fast")["dropout"] == 0.1
 
 
 def test_targets_are_smoothed_where_items_are_rare_and_not_of_length_1():
