@@ -34,6 +34,7 @@ from regard import whole_file
 from regard.baselines import EASE
 from regard.comparison import fit_simple
 from regard.doctor import machine
+from regard.metrics import bootstrap
 from regard.splits import Split
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
@@ -162,9 +163,7 @@ class Run:
         for which, reports in ours.items():
             for metric in ("hr@10", "ndcg@10"):
                 gains = np.mean([report.per_user(metric) for report in reports], axis=0) - plain.per_user(metric)
-                rng = np.random.default_rng(0)
-                means = [gains[rng.integers(0, len(gains), len(gains))].mean() for _ in range(2000)]
-                low, high = np.quantile(means, [0.025, 0.975])
+                low, high = bootstrap(gains, level=0.95, seed=0, n_resamples=2000)
                 print(f"{which}, {metric}: {gains.mean():+.4f}, 95 % of resampled users {low:+.4f} to {high:+.4f}")
 
 

@@ -59,10 +59,8 @@ def test_much_data_and_long_histories_of_rare_items_get_a_wider_model_from_the_p
 
 
 def test_maps_of_attention_begin_as_the_identity_where_data_are_few():
-    assert [recipe(some)["attention_init"] for some in (data(6_000, 30, 100), data(20, 60, 100))] == [
-        "normal",
-        "identity",
-    ]
+    much, few = data(6_000, 30, 100), data(20, 60, 100)
+    assert [recipe(some)["attention_init"] for some in (much, few)] == ["normal", "identity"]
 
 
 def test_targets_are_smoothed_where_items_are_rare_and_not_of_length_1():

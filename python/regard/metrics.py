@@ -92,7 +92,7 @@ class Report(Mapping[str, float]):
 
         It tells how far the number would move with other users, not with another seed of the training.
         """
-        return _bootstrap(self.per_user(name), level, seed, n_resamples)
+        return bootstrap(self.per_user(name), level, seed, n_resamples)
 
     def difference(
         self,
@@ -121,7 +121,7 @@ class Report(Mapping[str, float]):
                 "other: expected a report on the same holdout with the same exclude_seen and sampled_negatives"
             )
         pairs = self.per_user(name) - other.per_user(name)
-        return (_mean(pairs), *_bootstrap(pairs, level, seed, n_resamples))
+        return (_mean(pairs), *bootstrap(pairs, level, seed, n_resamples))
 
     def to_dict(self) -> dict[str, Any]:
         """Metrics and counts in one flat dictionary of plain Python values, ready for JSON."""
@@ -451,7 +451,7 @@ def _percentiles(counts: np.ndarray) -> np.ndarray:
     return place / max(len(counts) - 1, 1)
 
 
-def _bootstrap(
+def bootstrap(
     values: np.ndarray, level: float, seed: int | np.random.Generator, n_resamples: int
 ) -> tuple[float, float]:
     """Percentiles of the mean of values that are drawn with replacement."""

@@ -108,7 +108,7 @@ def recipe(data: Interactions, preset: str = "best", *, exclude_seen: bool = Tru
     long = data.n_events >= 40 * max(data.n_users, 1)
     per_item = data.n_events / max(data.n_items, 1)
     much = data.n_events >= 150_000
-    rare = per_item < 15
+    rare, often = per_item < 15, per_item >= 100
     dim = 64 if preset == "fast" else 128 if much else 256 if long and rare else 64
     max_len, batch_size, epochs = {"best": (800, 64, 40), "fast": (200, 32, 20)}[preset] if long else (50, 128, 30)
     if not long:
@@ -121,14 +121,14 @@ def recipe(data: Interactions, preset: str = "best", *, exclude_seen: bool = Tru
         "dim": dim,
         "attention_init": "normal" if much else "identity",
         "max_len": max_len,
-        "dropout": 0.5 if rare else 0.2 if per_item < 100 or dim > 64 else 0.1,
+        "dropout": 0.5 if rare else 0.1 if often and dim == 64 else 0.2,
         "pointer": not exclude_seen and _returns(data) >= _RETURNS,
         "normalize_items": unit,
-        "item_features": per_item < 100,
-        "label_smoothing": 0.1 if per_item < 100 and not unit else 0.0,
+        "item_features": not often,
+        "label_smoothing": 0.0 if often or unit else 0.1,
         "mask_seen": exclude_seen and _held(data) >= _HELD,
         "ffn_dim": 4 * dim if data.n_events >= 500_000 else None,
-        "learning_rate": 0.004 if preset == "fast" and long and per_item >= 100 else 0.002,
+        "learning_rate": 0.004 if preset == "fast" and long and often else 0.002,
         "batch_size": batch_size,
         "epochs": epochs,
         "weight_averaging": preset == "best" and (not long or batch_size < full),
